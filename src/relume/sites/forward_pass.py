@@ -1,0 +1,259 @@
+"""`ForwardPass`: sees every torch call of one forward pass of a model, and which module makes it.
+
+A torch function mode receives the calls; global module hooks, there only while the pass lasts, tell the modules.
+No hook, attribute or mode stays behind, and no result is changed: what relume computes for itself runs apart.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+
+from relume.activations.registry import registered_module
+from relume.sites import layout as lay
+from relume.sites import recurrent
+from relume.sites.flow import Node, _by_shape
+from relume.sites.layout import UNIT
+from relume.sites.recognise import Application, application
+
+if TYPE_CHECKING:
+    from relume.sites.tracker import Found, Tracker
+
+# These leave a fused inference path, with other rounding, as soon as any torch function mode is active.
+_FUSED_IN_EVAL = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+_SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, forward_pass: ForwardPass) -> None:
+        super().__init__()
+        self.forward_pass = forward_pass
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.forward_pass.call(func, args, kwargs or {})
+
+
+class ForwardPass:
+    """One forward pass under a tracker's eyes, from `open` to `close`."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.flow = tracker.flow
+        self.thread = threading.get_ident()
+        self._mode = _Mode(self)
+        self._handles: list[Any] = []
+        self._modules: list[tuple[nn.Module, str]] = [(tracker.model, "")]
+        # Registered activation modules now running: module, site and meter, the pre-activation's node.
+        self._registered: list[tuple[nn.Module, tuple[Found, Any] | None, Node | None]] = []
+        self._aside = 0  # how deep inside a fused inference module, which runs without the mode
+        self._aside_nodes: dict[int, Node] = {}
+        self._probing = False
+        self._occurrences: dict[Any, int] = {}
+        self._beyond = _first_outside(sys._getframe(1))
+
+    def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        model = self.tracker.model
+        self._handles = [
+            nn_module.register_module_forward_pre_hook(self._enter_module),
+            nn_module.register_module_forward_hook(self._leave_module, always_call=True),
+        ]
+        if self.tracker.keep_fast_path:
+            self._handles += [
+                m.register_forward_pre_hook(self._look_aside, with_kwargs=True)
+                for m in model.modules()
+                if isinstance(m, _FUSED_IN_EVAL) and not m.training and m is not model
+            ]
+        self._mode.__enter__()
+        if self.tracker.keep_fast_path and isinstance(model, _FUSED_IN_EVAL) and not model.training:
+            self._look_aside(model, args, kwargs)
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        _leave(self._mode)
+        self._modules = self._modules[:1]
+        self._beyond = None
+
+    # Calls
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One torch call: run it, and before and after it take note of what it does."""
+        flow, tracker = self.flow, self.tracker
+        applied: tuple[Found, Any] | None = None
+        node: Node | None = None
+        try:
+            app = None if self._registered else application(func, args, kwargs, flow)
+            if app is not None:
+                node = flow.node(app.x)
+                if node is None and app.called == "glu":
+                    whole = flow.node(args[0] if args else kwargs["input"])
+                    node = _by_shape([(args[0] if args else kwargs["input"], whole)], app.x) if whole else None
+                applied = tracker.apply(app, self._modules[-1][0], self._caller(), node)
+        except Exception as error:
+            tracker.trouble(f"looking at {getattr(func, '__name__', func)}", error)
+        out = func(*args, **kwargs)
+        try:
+            if applied is not None and app is not None:
+                self._after(applied, out, node)
+            elif func in recurrent.FUSED or func in recurrent.CELLS:
+                self._recurrent(func, args, out)
+            else:
+                if func in recurrent.GATED:
+                    tracker.note(
+                        f"{recurrent.GATED[func]} '{flow.where}': its gates are inside a fused kernel and are not sites",
+                        quiet=True,
+                    )
+                flow.follow(func, args, kwargs, out)
+        except Exception as error:
+            tracker.trouble(f"following {getattr(func, '__name__', func)}", error)
+        return out
+
+    def _after(self, applied: tuple[Found, Any], out: Any, node: Node | None) -> None:
+        """The output of a site: metered, and the start of the way to its consumers."""
+        found, finish = applied
+        if not isinstance(out, Tensor):
+            return
+        if finish is not None:
+            finish(out)
+        layout = node.layout if node is not None and len(node.layout) == out.dim() else lay.plain(out.shape)
+        self.flow.set(out, Node(layout, (found.site.name,), (), (found.key,)))
+
+    def _recurrent(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        flow = self.flow
+        x_node = flow.node(args[0])
+        flow.follow(func, args, {}, out)
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            inners = [recurrent.cell(func, args, out)] if func in recurrent.CELLS else recurrent.layers(func, args, out)
+            if inners is None:
+                self.tracker.note(
+                    f"RNN '{flow.where}': its activations are not counted: they run in a fused kernel with packed "
+                    "sequences, or with dropout between layers in training, and can't be recomputed from outside"
+                )
+                return
+            for inner in inners:
+                head = x_node.layout[:-1] if x_node is not None else lay.plain(inner.x.shape[:-1])
+                layout = (*(lay.without_units(a) for a in head), lay.axis_of(inner.x.shape[-1], UNIT))
+                name = f"{flow.where}.{inner.label}".rstrip(".") or "rnn"
+                node = Node(layout, (name,))
+                app = Application(inner.activation, inner.x, inner.activation.name)
+                applied = self.tracker.apply(app, None, self._caller(), node, inner.label)
+                if applied is not None and applied[1] is not None:
+                    applied[1](inner.y)
+
+    def occurrence(self, key: Any) -> int:
+        """How often this place has applied an activation in this pass before."""
+        n = self._occurrences.get(key, 0)
+        self._occurrences[key] = n + 1
+        return n
+
+    def _caller(self) -> tuple[int, int] | None:
+        """The place in the user's code that makes the call, within the model; None when all of the way is torch's."""
+        frame = _first_outside(sys._getframe(1))
+        if frame is None or frame is self._beyond:
+            return None
+        return id(frame.f_code), frame.f_lasti
+
+    # Modules
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self.thread or module is self.tracker.model:
+            return
+        if self._aside:
+            self._aside += 1
+            return
+        tracker = self.tracker
+        # A module that is not part of the model belongs to whoever calls it.
+        name = tracker.module_names.get(id(module), self._modules[-1][1])
+        self._modules.append((module, name))
+        self.flow.where = name
+        if isinstance(module, torch.jit.ScriptModule):
+            tracker.note(
+                f"'{name}' is a torch.jit.ScriptModule: relume can't see inside it, so its activations are not "
+                "counted. Watch the model before scripting it"
+            )
+        if isinstance(module, _SEQUENCE_FIRST):
+            tracker.handed_to(module, args)
+        activation = registered_module(type(module))
+        if activation is not None and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            node = self.flow.node(args[0])
+            try:
+                app = Application(activation, args[0], activation.name)
+                applied = None if self._registered else tracker.apply(app, module, self._caller(), node)
+                self._registered.append((module, applied, node))
+            except Exception as error:
+                tracker.trouble(f"looking at '{name}'", error)
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() != self.thread or module is self.tracker.model:
+            return
+        if self._aside:
+            self._aside -= 1
+            if self._aside:
+                return
+            self._mode.__enter__()
+            if isinstance(output, Tensor) and id(module) in self._aside_nodes:
+                self.flow.set(output, self._aside_nodes[id(module)])
+        if len(self._modules) > 1 and self._modules[-1][0] is module:
+            self._modules.pop()
+        try:
+            if self._registered and self._registered[-1][0] is module:
+                _, applied, node = self._registered.pop()
+                if applied is not None:
+                    self._after(applied, output, node)
+            elif output is not None:
+                self.flow.through_module(args, output)
+        except Exception as error:
+            self.tracker.trouble(f"following the output of '{self.flow.where}'", error)
+        self.flow.where = self._modules[-1][1]
+
+    def _look_aside(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Count a fused inference module in a run of its own, then take the mode off for the real one."""
+        if threading.get_ident() != self.thread or self._aside or self._probing:
+            return
+        if torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+            return  # torch takes the ordinary path as well
+        if not isinstance(module, nn.MultiheadAttention):  # attention itself applies no activation
+            self._probing = True
+            try:
+                with torch.no_grad(), torch.random.fork_rng():
+                    probed = module.forward(*args, **kwargs)
+                node = self.flow.node(probed)
+                if node is not None:
+                    self._aside_nodes[id(module)] = node
+            except Exception as error:
+                self.tracker.trouble(f"looking into '{self.flow.where}'", error)
+            finally:
+                self._probing = False
+        _leave(self._mode)
+        self._aside = 1
+
+
+def _leave(mode: TorchFunctionMode) -> None:
+    """Take one mode off torch's stack, wherever it is: others may have been entered since."""
+    if mode not in _get_current_function_mode_stack():
+        return
+    above = []
+    while (top := _pop_mode()) is not mode:
+        above.append(top)
+    for other in reversed(above):
+        _push_mode(other)
+
+
+def _first_outside(frame: FrameType | None) -> FrameType | None:
+    """The first frame, going outwards, that runs neither torch's nor relume's code."""
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("torch.", "relume.")):
+            return frame
+        frame = frame.f_back
+    return None

@@ -1,0 +1,218 @@
+"""`Recording`: the windows of one run and everything that is read from them (census, history, timeline, report).
+
+A live `Watch` and a `Run` loaded from disk are both recordings, so all that reads one reads the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from relume.census import Census, Counts, Phase, SiteCensus, Timeline
+from relume.errors import CensusMismatchError, EmptyCensusError, missing_extra
+from relume.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PHASES: tuple[Phase, Phase] = ("train", "eval")
+PhaseCounts = Mapping[str, Counts]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One span of steps and what was counted in it.
+
+    Attributes:
+        index: number in the run, from 0.
+        first_step, last_step: steps covered, both included; a step is the number of optimizer steps made before it.
+        observed: how many training steps of it were observed.
+        complete: it has its full length.
+        counts: per phase, a function that gives the counts by site name (read from disk on demand).
+        settings: the optimizer's at its end (lr and the like).
+    """
+
+    index: int
+    first_step: int
+    last_step: int
+    observed: int
+    complete: bool
+    counts: Mapping[str, Callable[[], PhaseCounts]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class History(list[dict[str, Any]]):
+    """One row per window, phase and site, oldest first; a list of dicts that can become a data frame."""
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rows as plain data."""
+        return [dict(row) for row in self]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a data frame.
+
+        Raises:
+            MissingExtraError: pandas is not installed (extra "pandas").
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise missing_extra("pandas", "pandas", "to_pandas()") from error
+        return pd.DataFrame(list(self))
+
+
+class Recording:
+    """Windows in order, the sites they speak of, and the run's settings.
+
+    Attributes:
+        about: what was run: model class, number of parameters, `every`, `window`, versions.
+        notes: what could not be counted, and why.
+        scalars: (step, name, value) logged by the user with `Watch.log`.
+    """
+
+    def __init__(self, min_inputs: int) -> None:
+        self.min_inputs = min_inputs
+        self.about: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.scalars: list[tuple[int, str, float]] = []
+        self._sites: dict[str, Site] = {}
+        self._windows: list[Window] = []
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site seen so far, in the order of first sight."""
+        return tuple(self._sites.values())
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows kept, oldest first."""
+        return tuple(self._windows)
+
+    def census(self, window: int | Literal["all"] = -1, *, phase: Phase = "train") -> Census:
+        """The census of one window, or of all together.
+
+        Args:
+            window: -1 is the latest complete window, -2 the one before; 0, 1, … count from the first, a cut-short
+                last one included; "all" adds up the whole run. When no window is complete, -1 is the one there is.
+            phase: training or evaluation passes.
+
+        Raises:
+            EmptyCensusError: no window holds a pass of that phase.
+            IndexError: there is no such window.
+        """
+        if phase not in PHASES:
+            raise ValueError(f"phase is 'train' or 'eval', not {phase!r}")
+        usable = [w for w in self._windows if phase in w.counts]
+        if not usable:
+            other = next((p for p in PHASES if p != phase and any(p in w.counts for w in self._windows)), None)
+            hint = f"; there are {other} passes: phase='{other}'" if other else ": the model was not called yet"
+            raise EmptyCensusError(f"no {phase} pass has been recorded{hint}")
+        if window == "all":
+            merged: dict[str, Counts] = {}
+            for w in usable:
+                for name, counts in w.counts[phase]().items():
+                    merged[name] = merged[name].merge(counts) if name in merged else counts
+            return self._census(merged, phase, usable[0].first_step, usable[-1].last_step, complete=True)
+        if window < 0:
+            full = [w for w in usable if w.complete] or usable
+            if -window > len(full):
+                raise IndexError(f"window {window} of {len(full)} complete windows with {phase} passes")
+            chosen = full[window]
+        else:
+            found = [w for w in usable if w.index == window]
+            if not found:
+                raise IndexError(f"window {window} is not among the {len(usable)} windows with {phase} passes")
+            chosen = found[0]
+        return self.census_of(chosen, phase)
+
+    def census_of(self, window: Window, phase: Phase = "train") -> Census:
+        """The census of a window of this recording."""
+        counts = window.counts[phase]() if phase in window.counts else {}
+        return self._census(counts, phase, window.first_step, window.last_step, window.complete)
+
+    def _census(self, counts: PhaseCounts, phase: Phase, first: int | None, last: int | None, complete: bool) -> Census:
+        return Census(
+            sites=tuple(
+                SiteCensus(site, counts.get(site.name) or Counts.empty(site.units), self.min_inputs)
+                for site in self.sites
+            ),
+            phase=phase,
+            first_step=first,
+            last_step=last,
+            complete=complete,
+            notes=tuple(self.notes),
+            model=str(self.about.get("model", "")),
+        )
+
+    def history(self) -> History:
+        """One row per window, phase and reached site: how many units are dead, saturated, linear, dormant, unknown,
+        with the inputs seen and the site's mean firing rate, pre-activation mean and deviation."""
+        rows = History()
+        for window in self._windows:
+            for phase in PHASES:
+                if phase in window.counts:
+                    census = self.census_of(window, phase)
+                    rows.extend(_row(window, phase, member) for member in census.sites if member.reached)
+        return rows
+
+    def timeline(self, site: str) -> Timeline:
+        """Births, deaths and revivals of a site's units in training (or evaluation, if the run never trained).
+
+        Raises:
+            CensusMismatchError: there is no such site.
+        """
+        name = self._name(site)
+        phase: Phase = "train" if any("train" in w.counts for w in self._windows) else "eval"
+        timeline = Timeline(name, self._sites[name].units)
+        for window in self._windows:
+            if phase in window.counts:
+                counts = window.counts[phase]().get(name)
+                if counts is not None:
+                    timeline.fold(SiteCensus(self._sites[name], counts, self.min_inputs))
+        return timeline
+
+    def _name(self, site: str) -> str:
+        if site in self._sites:
+            return site
+        by_alias = [s.name for s in self.sites if s.alias == site]
+        if len(by_alias) == 1:
+            return by_alias[0]
+        raise CensusMismatchError(f"there is no site {site!r}; sites: {', '.join(self._sites) or 'none yet'}")
+
+    def report(self, path: str | Path, *, title: str | None = None) -> Path:
+        """Write the HTML report; returns its path.
+
+        Raises:
+            EmptyCensusError: nothing has been recorded.
+            OSError: the file can't be written.
+        """
+        from relume.report import write_html  # a recording is below the report; only this call looks up
+
+        return write_html(self, path, title=title)
+
+
+def _row(window: Window, phase: Phase, m: SiteCensus) -> dict[str, Any]:
+    tally = m.tally()
+    return {
+        "window": window.index,
+        "first_step": window.first_step,
+        "last_step": window.last_step,
+        "complete": window.complete,
+        "phase": phase,
+        "site": m.name,
+        "activation": m.site.activation,
+        "units": m.units,
+        "inputs": m.inputs,
+        "samples": m.samples,
+        "dead": int(m.dead.sum()),
+        "unknown": tally["unknown"],
+        "saturated": int(m.saturated.sum()),
+        "linear": int(m.linear.sum()),
+        "nonfinite": tally["non-finite"],
+        "dormant": int(m.dormant().sum()),
+        "firing_rate": float(m.firing_rate.mean()),
+        "mean": float(m.mean.nanmean()),
+        "std": float(m.std.nanmean()),
+    }
