@@ -396,7 +396,8 @@ class Census(Mapping[str, SiteCensus]):
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=80, color_system=None, legacy_windows=False)
         console.print(_table(self))
-        return console.file.getvalue().rstrip()  # type: ignore[attr-defined, no-any-return]
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
 
     def __repr__(self) -> str:
         return f"Census({len(self.sites)} sites, {self.dead} of {self.units} units dead, {self.phase})"

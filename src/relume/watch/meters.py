@@ -6,6 +6,7 @@ moments are kept about a pivot, so that a mean far from zero costs no precision.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -42,6 +43,8 @@ class Meter:
         self.inputs = 0
         self.samples = 0
         self._has_pivot = False
+        # The pivot in the dtype and shape of the samples, kept until the next window.
+        self._pivot: tuple[torch.dtype, Plan, Tensor] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -56,11 +59,13 @@ class Meter:
             state[MIN].fill_(torch.inf)
             state[FIRST:PIVOT].fill_(NEVER)
         self.inputs = self.samples = 0
+        self._pivot = None
 
     def to(self, device: torch.device) -> None:
         """Follow a model that was moved."""
         if self.state.device != device:
             self.state = self.state.to(device)
+            self._pivot = None
 
     def observe(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> Callable[[Tensor], None]:
         """Count one application: its pre-activation now, its output when the returned function is called with it.
@@ -68,30 +73,37 @@ class Meter:
         Runs apart from autograd, autocast and every torch function mode; reads x, never writes it.
         """
         self.to(x.device)
-        with torch._C.DisableTorchFunction(), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            self._pre_activation(_view(x, plan), plan, activation, step)
+        with torch._C.DisableTorchFunction(), torch.no_grad(), _without_autocast(x):
+            sifted = self._pre_activation(_view(x, plan), plan, activation, step)
         self.inputs += plan.n_inputs
         self.samples += plan.n_samples
 
         def output(y: Tensor) -> None:
-            with torch._C.DisableTorchFunction(), torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+            with torch._C.DisableTorchFunction(), torch.no_grad(), _without_autocast(y):
                 y = _view(y, plan)
-                total = (y if activation.non_negative else y.abs()).sum(plan.inputs + plan.others).reshape(-1)
-                if y.device.type != "cpu" or not math.isfinite(float(total.sum())):
-                    total = y.abs().nan_to_num(0.0, 0.0, 0.0).sum(plan.inputs + plan.others).reshape(-1)
-                self.state[OUTPUT].add_(total)
+                if sifted:
+                    y = y.nan_to_num(0.0, 0.0, 0.0)
+                total = (y if activation.non_negative else y.abs()).sum(plan.inputs + plan.others)
+                self.state[OUTPUT].add_(total.reshape(-1))
 
         return output
 
-    def _pre_activation(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> None:
+    def _pivot_for(self, x: Tensor, plan: Plan) -> Tensor:
+        if self._pivot is None or self._pivot[0] != x.dtype or self._pivot[1] is not plan:
+            row = self.state[PIVOT]
+            if not self._has_pivot:
+                middle = x.mean(plan.inputs + plan.others).reshape(-1)
+                row.copy_(torch.where(torch.isfinite(middle), middle, 0.0))
+                self._has_pivot = True
+            shape = [s if i in plan.units else 1 for i, s in enumerate(x.shape)]
+            self._pivot = (x.dtype, plan, row.to(x.dtype).reshape(shape))
+        return self._pivot[2]
+
+    def _pre_activation(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> bool:
+        """Returns whether samples were sifted for NaN and infinity."""
         state, over = self.state, plan.inputs + plan.others
         high, low = x.amax(over), x.amin(over)
-        if not self._has_pivot:
-            middle = x.mean(over).reshape(-1)
-            state[PIVOT].copy_(torch.where(torch.isfinite(middle), middle, 0.0))
-            self._has_pivot = True
-        pivot = state[PIVOT].to(x.dtype).reshape([s if i in plan.units else 1 for i, s in enumerate(x.shape)])
-        deviation = x - pivot
+        deviation = x - self._pivot_for(x, plan)
         first = deviation.sum(over)
         good: Tensor | None = None
         # Looking costs a synchronisation on a GPU, so there the samples are always sifted.
@@ -109,15 +121,15 @@ class Meter:
         if isinstance(fired, Tensor):
             fires = fired.reshape(-1) > 0
             state[LAST].masked_fill_(fires, step)
-            state[FIRST].masked_fill_(fires & (state[FIRST] < 0), step)
+            state[FIRST].masked_fill_(fires.logical_and_(state[FIRST] < 0), step)
         else:
             state[LAST].fill_(step)
             state[FIRST].masked_fill_(state[FIRST] < 0, step)
-        rows = zip((FIRED, SAMPLES_FIRED, SUM, SQUARES), (fired, samples_fired, first, second), strict=True)
-        for row, value in rows:
+        for row, value in ((FIRED, fired), (SAMPLES_FIRED, samples_fired), (SUM, first), (SQUARES, second)):
             state[row].add_(value.reshape(-1) if isinstance(value, Tensor) else value)
-        torch.maximum(state[MAX], high.reshape(-1).to(state.dtype), out=state[MAX])
-        torch.minimum(state[MIN], low.reshape(-1).to(state.dtype), out=state[MIN])
+        torch.maximum(state[MAX], high.reshape(-1), out=state[MAX])
+        torch.minimum(state[MIN], low.reshape(-1), out=state[MIN])
+        return good is not None
 
     def _fired(
         self, x: Tensor, good: Tensor | None, scratch: Tensor, plan: Plan, activation: Activation
@@ -137,6 +149,11 @@ class Meter:
         if not plan.others:
             return samples_fired, samples_fired
         return outside.amax(plan.others, keepdim=True).sum(over), samples_fired
+
+
+def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def _view(x: Tensor, plan: Plan) -> Tensor:
@@ -179,8 +196,8 @@ def counts(state: Tensor, inputs: int, samples: int) -> Counts:
     )
 
 
-def collect(meters: list[Meter]) -> list[Counts]:
-    """Read all meters with one transfer per device, and start them anew."""
+def collect(meters: list[Meter], *, reset: bool = True) -> list[Counts]:
+    """Read all meters with one transfer per device and, unless told otherwise, start them anew."""
     by_device: dict[torch.device, list[int]] = {}
     for i, meter in enumerate(meters):
         by_device.setdefault(meter.state.device, []).append(i)
@@ -193,6 +210,7 @@ def collect(meters: list[Meter]) -> list[Counts]:
                 size = meters[i].state.numel()
                 state = flat[at : at + size].reshape(ROWS, -1)
                 result[i] = counts(state, meters[i].inputs, meters[i].samples)
-                meters[i].reset()
+                if reset:
+                    meters[i].reset()
                 at += size
     return [c for c in result if c is not None]

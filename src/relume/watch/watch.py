@@ -15,14 +15,14 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import relume._version as version
-from relume.census import Counts, Timeline
+from relume.census import Census, Counts, Timeline
 from relume.census.census import SiteCensus
 from relume.errors import NoSitesError, RelumeError, RelumeWarning, RunFileError
 from relume.sites import Found, Tracker
@@ -229,28 +229,36 @@ class Watch(Recording):
             if note not in self.notes:
                 self.notes.append(note)
 
-    def _flush(self) -> None:
-        """End the window: read the meters, keep and save what they say."""
+    def _counted(self, *, reset: bool) -> tuple[Window, dict[Phase, dict[str, Counts]]] | None:
+        """The window in progress, read from the meters; None when nothing was observed in it."""
         used = [(key, phase, m) for (key, phase), m in self._meters.items() if m.samples]
-        last = self.step - 1 if self.step > self._window_start else self.step
-        start, self._window_start = self._window_start, self.step
-        observed, self._observed_steps = len(self._observed_steps), set()
         if not used:
-            return
+            return None
         names = {key: found.site.name for key, found in self._tracker.found.items()}
         by_phase: dict[Phase, dict[str, Counts]] = {}
-        for (key, phase, _), counts in zip(used, collect([m for _, _, m in used]), strict=True):
+        for (key, phase, _), counts in zip(used, collect([m for _, _, m in used], reset=reset), strict=True):
             if key in names:
                 by_phase.setdefault(phase, {})[names[key]] = counts
+        last = max(self.step - 1, self._window_start)
         window = Window(
             index=self._window_index,
-            first_step=start,
+            first_step=self._window_start,
             last_step=last,
-            observed=observed,
-            complete=last - start + 1 >= self.window,
+            observed=len(self._observed_steps),
+            complete=last - self._window_start + 1 >= self.window,
             counts={phase: (lambda c=c: c) for phase, c in by_phase.items()},  # type: ignore[misc]
             settings=self._settings(),
         )
+        return window, by_phase
+
+    def _flush(self) -> None:
+        """End the window: read the meters, keep and save what they say."""
+        counted = self._counted(reset=True)
+        self._window_start = self.step
+        self._observed_steps = set()
+        if counted is None:
+            return
+        window, by_phase = counted
         self._window_index += 1
         self._fold(by_phase.get("train", {}))
         self._keep(window, by_phase)
@@ -301,9 +309,11 @@ class Watch(Recording):
 
     # Reading
 
-    def census(self, window: Any = -1, *, phase: Phase = "train") -> Any:
-        if not self.closed and not self._windows:
-            self._flush()  # nothing is complete yet: show the window in progress
+    def census(self, window: int | Literal["all"] = -1, *, phase: Phase = "train") -> Census:
+        if window == -1 and not self.closed and not any(w.complete and phase in w.counts for w in self._windows):
+            counted = self._counted(reset=False)  # no window is complete yet: show the one in progress
+            if counted is not None and phase in counted[1]:
+                return self.census_of(counted[0], phase)
         return super().census(window, phase=phase)
 
     census.__doc__ = Recording.census.__doc__

@@ -1,0 +1,186 @@
+"""What watching costs: time per training step with and without relume, interleaved in one process.
+
+    python benchmarks/overhead.py [--rounds 15] [--threads 2] [--json FILE]
+
+Each round trains every setting for a stretch of steps, in shuffled order, and divides by the bare run of that round; a
+second bare run is the control. Printed: median ratio over rounds, and the middle half of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import relume
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its optimizer's learning rate, and a batch."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    batch: Callable[[], tuple[Tensor, Tensor]]
+    steps: int
+
+
+def mlp(width: int, depth: int, inputs: int = 64) -> nn.Module:
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Linear(width if i else inputs, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+def cnn() -> nn.Module:
+    def block(a: int, b: int) -> list[nn.Module]:
+        return [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+
+    return nn.Sequential(
+        *block(3, 32), *block(32, 32), nn.MaxPool2d(2), *block(32, 64), nn.MaxPool2d(2), *block(64, 64),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, d = x.shape
+        q, k, v = (z.view(b, t, 4, d // 4).transpose(1, 2) for z in self.qkv(self.norm1(x)).chunk(3, -1))
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(a.transpose(1, 2).reshape(b, t, d))
+        return x + self.down(F.relu(self.up(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    def __init__(self, width: int = 128, depth: int = 4) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(256, width), nn.Embedding(128, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.head = nn.Linear(width, 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x) + self.place(torch.arange(x.shape[1], device=x.device))
+        for block in self.blocks:
+            h = block(h)
+        return self.head(h)
+
+
+def images() -> tuple[Tensor, Tensor]:
+    return torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
+
+
+def text() -> tuple[Tensor, Tensor]:
+    x = torch.randint(0, 256, (8, 129))
+    return x[:, :-1].contiguous(), x[:, 1:].contiguous()
+
+
+def rows(n: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    return lambda: (torch.randn(n, 64), torch.randint(0, 10, (n,)))
+
+
+TASKS = [
+    Task("MLP 3×256, batch 128", lambda: mlp(256, 3), rows(128), 40),
+    Task("MLP 4×1024, batch 256", lambda: mlp(1024, 4), rows(256), 10),
+    Task("CNN, 32 × 3×32×32", cnn, images, 10),
+    Task("GPT, 8 × 128 tokens", GPT, text, 10),
+]
+
+
+class Runner:
+    """One setting of one task: a model of its own, trained in stretches."""
+
+    def __init__(self, task: Task, model: nn.Module, batch: tuple[Tensor, Tensor], every: int | None) -> None:
+        self.task, self.model, self.batch = task, copy.deepcopy(model), batch
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        self.watch = None if every is None else relume.watch(self.model, self.optimizer, every=every, window=100)
+
+    def stretch(self, steps: int) -> float:
+        """Seconds per step."""
+        x, y = self.batch
+        sync = torch.cuda.synchronize if x.is_cuda else (lambda: None)
+        sync()
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(x).flatten(0, -2), y.flatten()).backward()
+            self.optimizer.step()
+        sync()
+        return (time.perf_counter() - start) / steps
+
+
+def measure(task: Task, rounds: int, device: str) -> dict[str, object]:
+    torch.manual_seed(0)
+    model = task.model().to(device)
+    x, y = task.batch()
+    settings: dict[str, int | None] = {"bare": None, "control": None, "every=10": 10, "every=1": 1}
+    runners = {n: Runner(task, model, (x.to(device), y.to(device)), e) for n, e in settings.items()}
+    for runner in runners.values():
+        runner.stretch(10)
+    ratios: dict[str, list[float]] = {name: [] for name in settings}
+    bare: list[float] = []
+    for _ in range(rounds):
+        order = list(runners)
+        random.shuffle(order)
+        seconds = {name: runners[name].stretch(task.steps) for name in order}
+        bare.append(seconds["bare"])
+        for name in order:
+            ratios[name].append(seconds[name] / seconds["bare"])
+    state = {n: r.watch.state_bytes for n, r in runners.items() if r.watch is not None}
+    for runner in runners.values():
+        if runner.watch is not None:
+            runner.watch.close()
+    quarter = {n: statistics.quantiles(v, n=4) for n, v in ratios.items() if n != "bare"}
+    return {
+        "task": task.name,
+        "bare_ms": statistics.median(bare) * 1e3,
+        "ratio": {n: {"median": q[1], "low": q[0], "high": q[2]} for n, q in quarter.items()},
+        "state_bytes": state["every=1"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="", help="part of a task's name")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    random.seed(0)
+    print(f"torch {torch.__version__}, {args.threads} threads, {args.device}, {platform.machine()}, {args.rounds} rounds")
+    print("| task | bare ms/step | control | every=10 | every=1 | state |")
+    print("|---|---|---|---|---|---|")
+    results = []
+    for task in TASKS:
+        if args.only not in task.name:
+            continue
+        result = measure(task, args.rounds, args.device)
+        results.append(result)
+        ratio = result["ratio"]
+        cells = [f"{r['median']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in ratio.values()]  # type: ignore[attr-defined]
+        kib = result["state_bytes"] / 1024  # type: ignore[operator]
+        print(f"| {task.name} | {result['bare_ms']:.2f} | {' | '.join(cells)} | {kib:.0f} KiB |", flush=True)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(results, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
