@@ -164,7 +164,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     random.seed(0)
-    print(f"torch {torch.__version__}, {args.threads} threads, {args.device}, {platform.machine()}, {args.rounds} rounds")
+    print(
+        f"torch {torch.__version__}, {args.threads} threads, {args.device}, {platform.machine()}, {args.rounds} rounds"
+    )
     print("| task | bare ms/step | control | every=10 | every=1 | state |")
     print("|---|---|---|---|---|---|")
     results = []

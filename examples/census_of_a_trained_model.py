@@ -1,6 +1,6 @@
 """Which units of a trained model are dead, and how sure is that? No training, no change to the model.
 
-    python examples/census_of_a_trained_model.py
+python examples/census_of_a_trained_model.py
 """
 
 import torch
@@ -9,7 +9,9 @@ from torch import nn
 import relume
 
 torch.manual_seed(0)
-model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 32), nn.ReLU())
+model = nn.Sequential(
+    nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 32), nn.ReLU()
+)
 with torch.no_grad():
     model[1].bias[:3] = -20.0  # what training can do to three channels
 

@@ -1,6 +1,6 @@
 """Watch an ordinary training loop: one line is added, nothing else changes.
 
-    python examples/plain_loop.py
+python examples/plain_loop.py
 """
 
 import torch

@@ -1,6 +1,6 @@
 """An activation of your own becomes a site when relume is told where it is flat.
 
-    python examples/your_own_activation.py
+python examples/your_own_activation.py
 """
 
 import math

@@ -29,9 +29,7 @@ def _next_after(x: float, towards: float) -> float:
 
 @entry
 def relu() -> Activation:
-    return Activation(
-        "relu", "max(0, x)", torch.relu, LEFT, RIGHT_LINEAR, True, "Nair & Hinton 2010"
-    )
+    return Activation("relu", "max(0, x)", torch.relu, LEFT, RIGHT_LINEAR, True, "Nair & Hinton 2010")
 
 
 @entry
@@ -181,7 +179,11 @@ def sigmoid() -> Activation:
 def glu() -> Activation:
     """The gate of torch's GLU: its second half, through a sigmoid. The output metered is the gated product."""
     return Activation(
-        "glu", "a σ(x), a the other half", torch.sigmoid, linear=Zone(), reference="Dauphin et al. 2016, arXiv 1612.08083"
+        "glu",
+        "a σ(x), a the other half",
+        torch.sigmoid,
+        linear=Zone(),
+        reference="Dauphin et al. 2016, arXiv 1612.08083",
     )
 
 
@@ -263,7 +265,13 @@ for _name, _activation in {
     "QuickGELUActivation": quick_gelu(),
     "MishActivation": mish(),
     "ReLUSquaredActivation": Activation(
-        "relu_squared", "max(0, x)²", lambda x: torch.relu(x) ** 2, LEFT, Zone(), True, "So et al. 2021, arXiv 2109.08668"
+        "relu_squared",
+        "max(0, x)²",
+        lambda x: torch.relu(x) ** 2,
+        LEFT,
+        Zone(),
+        True,
+        "So et al. 2021, arXiv 2109.08668",
     ),
 }.items():
     register_lazily(f"transformers.activations.{_name}", _activation)

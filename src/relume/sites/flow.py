@@ -413,9 +413,7 @@ def _einsum(flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
         target += sorted(x for x in set(every) if every.count(x) == 1 and not x.startswith("."))
     nodes = [flow.node(x) for x in operands]
     data = [(n, term) for n, term in zip(nodes, letters, strict=False) if n is not None and not n.weight]
-    weights = [
-        (x, term) for x, n, term in zip(operands, nodes, letters, strict=False) if n is None or n.weight
-    ]
+    weights = [(x, term) for x, n, term in zip(operands, nodes, letters, strict=False) if n is None or n.weight]
     if not data or len(target) != out.dim():
         _generic(flow, args, kwargs, out)
         return
@@ -723,7 +721,10 @@ def _zeros(flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
 def _pixel_shuffle(flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     one = _one(flow, args, kwargs)
     if one is not None:
-        axes = (*one[1].layout[:-3], *(lay.resized(a, s) for a, s in zip(one[1].layout[-3:], out.shape[-3:], strict=True)))
+        axes = (
+            *one[1].layout[:-3],
+            *(lay.resized(a, s) for a, s in zip(one[1].layout[-3:], out.shape[-3:], strict=True)),
+        )
         flow.set(out, one[1].moved(axes))
 
 
@@ -769,8 +770,27 @@ _NAMED: dict[str, Rule] = {
     "select": _select,
     "__getitem__": _getitem,
     **dict.fromkeys(
-        ("sum", "mean", "amax", "amin", "max", "min", "prod", "std", "var", "norm", "logsumexp", "any", "all", "median",
-         "nansum", "nanmean", "argmax", "argmin", "count_nonzero"),
+        (
+            "sum",
+            "mean",
+            "amax",
+            "amin",
+            "max",
+            "min",
+            "prod",
+            "std",
+            "var",
+            "norm",
+            "logsumexp",
+            "any",
+            "all",
+            "median",
+            "nansum",
+            "nanmean",
+            "argmax",
+            "argmin",
+            "count_nonzero",
+        ),
         _reduce,
     ),
     **dict.fromkeys(("gt", "ge", "__gt__", "__ge__", "greater"), _compare("positive")),
@@ -778,11 +798,50 @@ _NAMED: dict[str, Rule] = {
     **dict.fromkeys(("zeros", "zeros_like", "new_zeros"), _zeros),
     "pixel_shuffle": _pixel_shuffle,
     **dict.fromkeys(
-        ("size", "dim", "stride", "numel", "is_floating_point", "is_complex", "element_size", "get_device", "__len__",
-         "storage_offset", "is_contiguous", "requires_grad_", "register_hook", "backward", "item", "tolist", "__bool__",
-         "__float__", "__int__", "ndimension", "nelement", "_set_grad_enabled", "set_grad_enabled", "empty", "empty_like",
-         "rand", "randn", "rand_like", "randn_like", "ones", "ones_like", "full", "arange", "tensor", "as_tensor",
-         "new_ones", "new_full", "new_empty", "randint", "eye", "linspace", "is_autocast_enabled"),
+        (
+            "size",
+            "dim",
+            "stride",
+            "numel",
+            "is_floating_point",
+            "is_complex",
+            "element_size",
+            "get_device",
+            "__len__",
+            "storage_offset",
+            "is_contiguous",
+            "requires_grad_",
+            "register_hook",
+            "backward",
+            "item",
+            "tolist",
+            "__bool__",
+            "__float__",
+            "__int__",
+            "ndimension",
+            "nelement",
+            "_set_grad_enabled",
+            "set_grad_enabled",
+            "empty",
+            "empty_like",
+            "rand",
+            "randn",
+            "rand_like",
+            "randn_like",
+            "ones",
+            "ones_like",
+            "full",
+            "arange",
+            "tensor",
+            "as_tensor",
+            "new_ones",
+            "new_full",
+            "new_empty",
+            "randint",
+            "eye",
+            "linspace",
+            "is_autocast_enabled",
+        ),
         _nothing,
     ),
 }

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 # These leave a fused inference path, with other rounding, as soon as any torch function mode is active.
 _FUSED_IN_EVAL = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-_SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+_SEQUENCE_FIRST = (
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.Transformer,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
 
 
 class _Mode(TorchFunctionMode):

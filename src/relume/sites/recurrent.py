@@ -82,7 +82,11 @@ def _layers(
         outputs: list[Tensor] = []
         block = params[layer * directions * each : (layer + 1) * directions * each]
         start = hx[layer * directions : (layer + 1) * directions]
-        y = out[0] if num_layers == 1 else func(x, start, block, has_biases, 1, 0.0, False, bidirectional, batch_first)[0]
+        y = (
+            out[0]
+            if num_layers == 1
+            else func(x, start, block, has_biases, 1, 0.0, False, bidirectional, batch_first)[0]
+        )
         for d, states in enumerate(y.chunk(directions, -1)):
             w_ih, w_hh, *biases = block[d * each : (d + 1) * each]
             b_ih, b_hh = biases or (None, None)

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 import relume._version as version
 from relume.census import Census, Counts, Timeline
 from relume.census.census import SiteCensus
-from relume.errors import NoSitesError, RelumeError, RelumeWarning, RunFileError
+from relume.errors import RelumeError, RelumeWarning
 from relume.sites import Found, Tracker
 from relume.watch.meters import BYTES_PER_UNIT, Meter, collect
 from relume.watch.recording import Phase, Recording, Window
@@ -377,7 +377,9 @@ def _optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer] | None)
     optimizers = () if given is None else tuple(given) if isinstance(given, Iterable) else (given,)
     for optimizer in optimizers:
         if not hasattr(optimizer, "register_step_post_hook"):
-            raise TypeError(f"{type(optimizer).__name__} is no torch.optim.Optimizer: pass one, or a list of them, or None")
+            raise TypeError(
+                f"{type(optimizer).__name__} is no torch.optim.Optimizer: pass one, or a list of them, or None"
+            )
     own = {id(p) for p in model.parameters()}
     if optimizers and not any(id(p) in own for o in optimizers for g in o.param_groups for p in g["params"]):
         warnings.warn(
