@@ -1,5 +1,8 @@
-"""`relume demo`: the main job on real data. One small network is trained twice on scikit-learn's handwritten digits, once
-with a learning rate that kills units and once with a sane one, both under watch; then the verdict and the report."""
+"""`relume demo`: the main job on real data, with a verdict and a report.
+
+One small network is trained twice on scikit-learn's handwritten digits under watch: once with a learning rate that kills
+its units, once with a sane one.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from relume.report import LiveView, verdict, write_html
 from relume.watch import Watch, watch
 from relume.watch.store import FILE_NAME
 
-DOOMED_LR, SANE_LR = 0.2, 0.02
-BATCH, EVERY, EPOCHS_PER_WINDOW = 64, 2, 2
+DOOMED_LR, SANE_LR = 0.3, 0.02
+BATCH, EVERY = 64, 2
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def train(
     shuffle = torch.Generator().manual_seed(seed)
     steps = -(-len(data.x) // BATCH)
     accuracy = 0.0
-    with watch(model, optimizer, every=EVERY, window=EPOCHS_PER_WINDOW * steps, save=save) as w:
+    with watch(model, optimizer, every=EVERY, window=steps, save=save) as w:
         for _ in range(epochs):
             model.train()
             total = 0.0
@@ -138,8 +141,9 @@ def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> d
     report = write_html(
         doomed.recording,
         out / "report.html",
-        title="Digits, learning rate 0.2",
-        beside=[(f"the same network, learning rate {SANE_LR:g}", sane.recording)],
+        title="A network on handwritten digits, trained twice",
+        label=f"learning rate {DOOMED_LR:g} (doomed)",
+        beside=[(f"learning rate {SANE_LR:g} (sane)", sane.recording)],
     )
     return {
         "report": str(report),

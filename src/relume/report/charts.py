@@ -1,0 +1,259 @@
+"""Drawings of a report as inline SVG, from plain numbers.
+
+Colours are CSS classes, so one drawing serves light and dark.
+
+Every drawing has a title and a description for screen readers; paths are run-length coded and rounded to stay small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from markupsafe import Markup, escape
+from torch import Tensor
+
+from relume.activations import Zone
+from relume.report.looks import LOOKS, UNREACHED
+
+WIDTH, HEIGHT = 320, 132
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 8, 20
+
+
+def _svg(kind: str, box: tuple[float, float], title: str, body: str, *, stretch: bool = False) -> Markup:
+    fit = ' preserveAspectRatio="none"' if stretch else ""
+    return Markup('<svg class="{}" viewBox="0 0 {:g} {:g}"{} role="img"><title>{}</title>{}</svg>').format(
+        kind, *box, Markup(fit), title, Markup(body)
+    )
+
+
+def strip(codes: Tensor, order: Tensor, title: str, budget: int) -> tuple[Markup, int]:
+    """Units over time: a row per unit, a column per window, coloured by state.
+
+    Args:
+        codes: uint8 [columns, units], indices into LOOKS.
+        order: units from bottom to top.
+        title: for screen readers.
+        budget: bytes that the drawing may take; beyond it, only each second, fourth, … unit is drawn.
+
+    Returns:
+        The drawing, and how many units it shows.
+    """
+    columns = codes.shape[0]
+    every = max(1, math.ceil(len(order) / 96))
+    while True:
+        rows = codes[:, order.flip(0)[::every]].T.tolist()
+        paths = _runs(rows)
+        size = sum(map(len, paths.values()))
+        if size <= budget or len(rows) <= 4:
+            break
+        every *= 2
+    body = "".join(f'<path class="u-{LOOKS[c].key}" d="{d}"/>' for c, d in sorted(paths.items()))
+    return _svg("strip", (columns, len(rows)), title, body, stretch=True), len(rows)
+
+
+def _runs(rows: list[list[int]]) -> dict[int, str]:
+    """Rectangles by code: equal neighbours in a row are one, equal rows on top of each other too."""
+    paths: dict[int, list[str]] = {}
+    top = 0
+    while top < len(rows):
+        bottom = top + 1
+        while bottom < len(rows) and rows[bottom] == rows[top]:
+            bottom += 1
+        row, left = rows[top], 0
+        while left < len(row):
+            right = left + 1
+            while right < len(row) and row[right] == row[left]:
+                right += 1
+            if row[left] != UNREACHED:
+                w, h = right - left, bottom - top
+                paths.setdefault(row[left], []).append(f"M{left} {top}h{w}v{h}h-{w}z")
+            left = right
+        top = bottom
+    return {code: "".join(parts) for code, parts in paths.items()}
+
+
+def firing_histogram(rates: Tensor, title: str) -> Markup:
+    """How many units fire on which share of inputs: a bar for exactly none, then ten bars of 10 % each.
+
+    Args:
+        rates: float64 [units], in [0, 1]; NaN is left out.
+    """
+    rates = rates[torch.isfinite(rates)]
+    none = int((rates == 0).sum())
+    bins = torch.histc(rates[rates > 0], 10, 0, 1).int().tolist()
+    most = max([none, *bins, 1])
+    inner, base = WIDTH - _LEFT - _RIGHT, HEIGHT - _BOTTOM
+    step = inner / 11.5
+
+    def bar(x: float, n: int, kind: str, label: str) -> str:
+        height = (base - _TOP - 10) * n / most
+        number = f'<text class="n" x="{x + step * 0.42:.0f}" y="{base - height - 3:.0f}">{n}</text>' if n else ""
+        return (
+            f'<rect class="{kind}" x="{x:.1f}" y="{base - height:.1f}" width="{step * 0.84:.1f}" '
+            f'height="{height:.1f}"><title>{label}: {n}</title></rect>{number}'
+        )
+
+    body = [_axes()]
+    body.append(bar(_LEFT + 1, none, "u-dead", "units that never fire"))
+    start = _LEFT + 1.5 * step
+    body += [bar(start + i * step, n, "u-alive", f"{i * 10}–{i * 10 + 10} %") for i, n in enumerate(bins)]
+    body.append(f'<text class="x" x="{_LEFT + 1 + step * 0.42:.0f}" y="{HEIGHT - 6}">none</text>')
+    body += [f'<text class="x" x="{start + i * step:.0f}" y="{HEIGHT - 6}">{i * 10} %</text>' for i in (0, 2, 4, 6, 8)]
+    body.append(f'<text class="y" x="{WIDTH}" y="{HEIGHT - 6}">100 %</text>')
+    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))
+
+
+def _axes() -> str:
+    return f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Two to five round numbers within [low, high]."""
+    raw = (high - low) / 4 or 1.0
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _top(low: float, high: float) -> float:
+    """The first round number at or above `high`."""
+    ticks = _ticks(low, high)
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else (high - low) or 1.0
+    return high if not ticks or high - ticks[-1] < step * 1e-6 else ticks[-1] + step
+
+
+def number(value: float) -> str:
+    """A number as short as it can be read: 0.093, 1.2, 45, 1,200, 3.4e+09."""
+    if value == 0:
+        return "0"
+    if not math.isfinite(value):
+        return "–"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        return f"{value:.2g}".replace("-", "−")
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+class _Frame:
+    """Axes with round ticks, and the way from data to points."""
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
+        (self.x0, x1), (self.y0, y1) = x, y
+        self.kx = (WIDTH - _LEFT - _RIGHT) / ((x1 - self.x0) or 1)
+        self.ky = (HEIGHT - _TOP - _BOTTOM) / ((y1 - self.y0) or 1)
+        self.x_range, self.y_range = x, y
+
+    def px(self, x: float) -> float:
+        return round(_LEFT + (x - self.x0) * self.kx, 1)
+
+    def py(self, y: float) -> float:
+        return round(HEIGHT - _BOTTOM - (y - self.y0) * self.ky, 1)
+
+    def y_axis(self) -> str:
+        return _axes() + "".join(
+            f'<path class="grid" d="M{_LEFT} {self.py(t):g}H{WIDTH - _RIGHT}"/>'
+            f'<text class="y" x="{_LEFT - 4}" y="{self.py(t) + 3:g}">{number(t)}</text>'
+            for t in _ticks(*self.y_range)
+        )
+
+    def x_axis(self, unit: str) -> str:
+        ticks = _ticks(*self.x_range)
+        words = [number(t) for t in ticks]
+        if words and unit:
+            words[-1] += f" {unit}"
+        return "".join(
+            f'<text class="x" x="{self.px(t):g}" y="{HEIGHT - 6}">{word}</text>'
+            for t, word in zip(ticks, words, strict=True)
+        )
+
+
+def lines(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: str, unit: str = "") -> Markup:
+    """Curves over steps; the first is drawn solid, the second dashed.
+
+    Args:
+        series: (label, points) each.
+        unit: written after the last x tick.
+    """
+    points = [p for _, ps in series for p in ps]
+    ys = [y for _, y in points] or [0.0]
+    low, high = min(0.0, *ys), max(ys)
+    frame = _Frame((0, max([x for x, _ in points] or [1])), (low, _top(low, high) if high > low else low + 1))
+    body = [frame.y_axis(), frame.x_axis(unit)]
+    for i, (label, ps) in enumerate(series):
+        ps = _thin(list(ps), 80)
+        d = "M" + "L".join(f"{frame.px(x):g} {frame.py(y):g}" for x, y in ps)
+        body.append(f'<path class="line l{i % 3}" d="{d}"><title>{escape(label)}</title></path>')
+    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))
+
+
+def _thin(points: list[tuple[float, float]], at_most: int) -> list[tuple[float, float]]:
+    n = len(points)
+    return points if n <= at_most else [points[round(i * (n - 1) / (at_most - 1))] for i in range(at_most)]
+
+
+def deaths(
+    steps: Sequence[int], dead: Sequence[int | None], died: Sequence[tuple[int, int]], units: int, title: str
+) -> Markup:
+    """Dead units in each drawn window as a stepped line, and each death's own step as a mark below it."""
+    known = [(s, d) for s, d in zip(steps, dead, strict=True) if d is not None]
+    last = max(steps, default=1)
+    frame = _Frame((0, max(last, 1)), (0, _top(0, units)))
+    body = [frame.y_axis(), frame.x_axis("steps")]
+    if known:
+        d = f"M{frame.px(0):g} {frame.py(known[0][1]):g}"
+        at = known[0][1]
+        for s, n in known:
+            d += f"H{frame.px(s):g}" + (f"V{frame.py(n):g}" if n != at else "")
+            at = n
+        d += f"H{frame.px(last):g}"
+        body.append(f'<path class="line l0" d="{d}"/>')
+    base = HEIGHT - _BOTTOM
+    marks = sorted({f"M{frame.px(s):g} {base}v-5" for s, _ in died})[:160]
+    if marks:
+        body.append(f'<path class="mark" d="{"".join(marks)}"/>')
+    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))
+
+
+def ranges(low: Tensor, mean: Tensor, high: Tensor, flat: Zone, title: str, at_most: int = 64) -> Markup:
+    """For each unit the span of its pre-activation, lowest to highest, with its mean; the flat zone is shaded.
+
+    Args:
+        low, mean, high: float64 [units]; NaN units are left out. Drawn in order of `high`; thinned to `at_most`.
+    """
+    keep = torch.isfinite(low) & torch.isfinite(high) & torch.isfinite(mean)
+    triples = sorted(zip(high[keep].tolist(), mean[keep].tolist(), low[keep].tolist(), strict=True))
+    n = len(triples)
+    if n > at_most:
+        triples = [triples[round(i * (n - 1) / (at_most - 1))] for i in range(at_most)]
+    if not triples:
+        return _svg("chart", (WIDTH, HEIGHT), title, _axes())
+    bottom = min(0.0, *(t[2] for t in triples))
+    top = max(0.0, *(t[0] for t in triples))
+    if top == bottom:
+        top = bottom + 1
+    frame = _Frame((0, len(triples)), (bottom, top))
+    shaded = []
+    for a, b in flat.intervals:
+        upper, lower = frame.py(min(b, top)), frame.py(max(a, bottom))
+        if lower > upper:
+            shaded.append(
+                f'<rect class="flat" x="{_LEFT}" y="{upper:g}" width="{WIDTH - _LEFT - _RIGHT}" '
+                f'height="{lower - upper:g}"><title>flat zone</title></rect>'
+            )
+    spans, means = [], []
+    for i, (h, m, lo) in enumerate(triples):
+        x = frame.px(i + 0.5)
+        spans.append(f"M{x:g} {frame.py(lo):g}V{frame.py(h):g}")
+        means.append(f"M{x - 1.2:g} {frame.py(m):g}h2.4")
+    body = [
+        *shaded,
+        frame.y_axis(),
+        f'<path class="span" d="{"".join(spans)}"/>',
+        f'<path class="mean" d="{"".join(means)}"/>',
+        f'<path class="zero" d="M{_LEFT} {frame.py(0):g}H{WIDTH - _RIGHT}"/>',
+        f'<text class="x" x="{(WIDTH + _LEFT) / 2:.0f}" y="{HEIGHT - 6}">units, by their highest pre-activation</text>',
+    ]
+    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))

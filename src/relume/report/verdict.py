@@ -1,0 +1,118 @@
+"""The verdict: what a recording says about its network's units, in one sentence that carries its evidence."""
+
+from __future__ import annotations
+
+import torch
+
+from relume.census import Census, Phase, SiteCensus, never_fired_bound, percent
+from relume.watch import Recording
+
+
+def main_phase(recording: Recording) -> Phase:
+    """Training where there was any, else evaluation."""
+    return "train" if any("train" in w.counts for w in recording.windows) else "eval"
+
+
+def verdict(recording: Recording) -> str:
+    """How many units are dead, where and since when; on how many inputs, and how sure that is; and what is unsure.
+
+    The first sentence is the verdict, what follows is its evidence.
+
+    Raises:
+        EmptyCensusError: nothing has been recorded.
+    """
+    return " ".join(sentences(recording))
+
+
+def sentences(recording: Recording) -> list[str]:
+    """The verdict first, then its evidence and what keeps it from being the whole story."""
+    census = recording.census(phase=main_phase(recording))
+    mortal = [m for m in census.sites if m.reached and m.site.can_die]
+    dead = [m for m in mortal if bool(m.dead.any())]
+    span = "" if census.last_step is None else f" (steps {census.first_step:,}–{census.last_step:,})"
+    if not census.sites:
+        return ["No activation was seen, so there is nothing to count."]
+    if not mortal:
+        head = [f"No unit can die: none of the {_sites(len(census))} seen has a flat zone."]
+    elif dead:
+        most = max(dead, key=lambda m: (int(m.dead.sum()) / m.units, m.units))
+        head = [
+            f"{census.dead:,} of {census.units:,} units are dead ({percent(census.dead_fraction)}), "
+            f"{_where(most, dead)}; {_when(recording, dead)}.",
+            f"In the last window{span} a dead unit fired on none of {_inputs(dead)} inputs, so it fires on fewer than "
+            f"1 in {_one_in(min(m.inputs for m in dead))} new ones (95\u00a0% confidence).",
+        ]
+    else:
+        judged = sum(m.units - int(m.unknown.sum()) for m in mortal)
+        head = [
+            f"No unit is dead: all {judged:,} that could be judged fired in the last window{span}, on "
+            f"{census.inputs:,} inputs, in {_sites(len(mortal))}."
+            if judged
+            else "No unit could be judged yet."
+        ]
+    return [*head, *_doubts(census)]
+
+
+def _sites(n: int) -> str:
+    return "1 site" if n == 1 else f"{n} sites"
+
+
+def _inputs(sites: list[SiteCensus]) -> str:
+    fewest, most = min(m.inputs for m in sites), max(m.inputs for m in sites)
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
+
+def _where(most: SiteCensus, dead: list[SiteCensus]) -> str:
+    silent = [m for m in dead if bool(m.dead.all())]
+    if silent:
+        cut = "where the signal is cut" if len(silent) == 1 else "so the signal is cut"
+        return f"among them all of {_listed([m.name for m in silent])}, {cut}"
+    share = "all" if len(dead) == 1 else "most"
+    return f"{share} in {most.name} ({int(most.dead.sum())} of {most.units})"
+
+
+def _when(recording: Recording, dead: list[SiteCensus]) -> str:
+    """ "12 were born dead, 40 died between steps 3 and 88"."""
+    born, died = 0, []
+    for member in dead:
+        timeline = recording.timeline(member.name)
+        steps = timeline.died_at[member.dead & timeline.dead]
+        born += int((steps < 0).sum())
+        died.append(steps[steps >= 0])
+    steps = torch.cat(died)
+    parts = [f"{born:,} {'was' if born == 1 else 'were'} born dead"] if born else []
+    if len(steps):
+        first, last = int(steps.min()), int(steps.max())
+        at = f"at step {first:,}" if first == last else f"between steps {first:,} and {last:,}"
+        parts.append(f"{len(steps):,} died {at}")
+    return ", ".join(parts) or "when they died was not seen"
+
+
+def _one_in(inputs: int) -> str:
+    return f"{int(1 / never_fired_bound(inputs)):,}"
+
+
+def _doubts(census: Census) -> list[str]:
+    """What keeps the verdict from being the whole story."""
+    doubts = []
+    nonfinite = [m.name for m in census.sites if bool((m.nonfinite > 0).any())]
+    if nonfinite:
+        doubts.append(f"NaN or infinite pre-activations were seen in {_listed(nonfinite)}: the training has diverged.")
+    unknown = [m for m in census.sites if m.reached and bool(m.unknown.any())]
+    if unknown:
+        n = sum(int(m.unknown.sum()) for m in unknown)
+        fewest = min(m.inputs for m in unknown)
+        doubts.append(
+            f"{n:,} units that did not fire could not be judged: {fewest:,} inputs seen, "
+            f"{unknown[0].min_inputs:,} needed."
+        )
+    unreached = [m.name for m in census.sites if not m.reached]
+    if unreached:
+        doubts.append(f"Not reached in this window: {_listed(unreached)}.")
+    return doubts
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > 3:
+        names = [*names[:3], f"{len(names) - 3} more"]
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,0 +1,194 @@
+"""What a report shows, as plain numbers: computed here, drawn in `charts.py`, laid out by the template.
+
+Long runs are thinned: at most `COLUMNS` windows are drawn, evenly spread, first and last included, and the page
+says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relume.census import Census, Phase, SiteCensus, Timeline
+from relume.report.looks import codes
+from relume.report.verdict import main_phase, sentences
+from relume.watch import Recording, Window
+
+COLUMNS = 120
+
+
+@dataclass(frozen=True)
+class DeadUnit:
+    """One row of a site's table of dead units."""
+
+    unit: int
+    history: str
+    last_fired: int
+    highest: float
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """One site over the whole run.
+
+    Attributes:
+        census: in the window that the report is about.
+        timeline: births, deaths, revivals.
+        first_step: of the run.
+        steps: [columns] last step of each drawn window.
+        codes: uint8 [columns, units], indices into LOOKS.
+        dead: [columns] dead units, None where the site was not reached.
+        deaths: (step, how many died there), units dead at the end only.
+    """
+
+    census: SiteCensus
+    timeline: Timeline
+    first_step: int
+    steps: list[int]
+    codes: Tensor
+    dead: list[int | None]
+    deaths: list[tuple[int, int]]
+
+    @property
+    def name(self) -> str:
+        return self.census.name
+
+    @property
+    def n_dead(self) -> int:
+        return int(self.census.dead.sum())
+
+    @property
+    def silent(self) -> bool:
+        return self.n_dead == self.census.units
+
+    @property
+    def n_born_dead(self) -> int:
+        return int((self.timeline.born_dead & self.census.dead & (self.timeline.died_at < 0)).sum())
+
+    @property
+    def n_revived(self) -> int:
+        return int((self.timeline.revived_at >= 0).sum())
+
+    def order(self) -> Tensor:
+        """Units so that like lies beside like: by state at the end, then by when they last fired."""
+        last = self.codes[-1].long() if len(self.codes) else torch.zeros(self.census.units, dtype=torch.int64)
+        rank = torch.tensor([_RANK.get(i, 9) for i in range(16)])[last]
+        key = rank * (int(self.timeline.last_fired.max()) + 2) + (self.timeline.last_fired + 1)
+        return torch.argsort(key, stable=True)
+
+    def dead_units(self, at_most: int) -> list[DeadUnit]:
+        """The first dead units, with their histories."""
+        return [
+            DeadUnit(
+                u,
+                self.timeline.describe(u),
+                int(self.timeline.last_fired[u]),
+                float(self.census.max[u]),
+            )
+            for u in self.census.dead.nonzero().flatten().tolist()[:at_most]
+        ]
+
+
+# Dark below, lit above: dead first, then what is unwell, then what fires.
+_RANK = {2: 0, 3: 1, 0: 2, 1: 3, 4: 4, 7: 5, 6: 6, 5: 7}
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One recording as the report shows it.
+
+    Attributes:
+        label: what the page calls it.
+        verdict: its sentences.
+        census: of its latest complete window.
+        drawn, windows: how many windows are drawn, of how many.
+        scalars: by name, (step, value) in order.
+        settings: name and value, for the table at the end.
+    """
+
+    label: str
+    phase: Phase
+    verdict: list[str]
+    census: Census
+    sites: list[SiteView]
+    drawn: int
+    windows: int
+    steps: int
+    scalars: dict[str, list[tuple[int, float]]]
+    settings: list[tuple[str, str]]
+
+    @property
+    def last_scalars(self) -> list[tuple[str, float]]:
+        return [(name, points[-1][1]) for name, points in self.scalars.items()]
+
+
+def view(recording: Recording, label: str) -> RunView:
+    """Gather everything that the page says of one recording.
+
+    Raises:
+        EmptyCensusError: nothing has been recorded.
+    """
+    phase = main_phase(recording)
+    census = recording.census(phase=phase)
+    windows = [w for w in recording.windows if phase in w.counts]
+    drawn = thinned(windows, COLUMNS)
+    censuses = [recording.census_of(w, phase) for w in drawn]
+    sites = []
+    for member in census.sites:
+        through = [c[member.name] for c in censuses]
+        timeline = recording.timeline(member.name)
+        died = timeline.died_at[member.dead & (timeline.died_at >= 0)]
+        steps, numbers = torch.unique(died, return_counts=True)
+        sites.append(
+            SiteView(
+                census=member,
+                timeline=timeline,
+                first_step=windows[0].first_step,
+                steps=[w.last_step for w in drawn],
+                codes=torch.stack([codes(m) for m in through]),
+                dead=[int(m.dead.sum()) if m.reached else None for m in through],
+                deaths=list(zip(steps.tolist(), numbers.tolist(), strict=True)),
+            )
+        )
+    scalars: dict[str, list[tuple[int, float]]] = {}
+    for step, name, value in recording.scalars:
+        if math.isfinite(value):
+            scalars.setdefault(name, []).append((step, value))
+    return RunView(
+        label=label,
+        phase=phase,
+        verdict=sentences(recording),
+        census=census,
+        sites=sites,
+        drawn=len(drawn),
+        windows=len(windows),
+        steps=windows[-1].last_step + 1,
+        scalars=scalars,
+        settings=_settings(recording, windows),
+    )
+
+
+def thinned(windows: list[Window], at_most: int) -> list[Window]:
+    """At most so many, evenly spread, the first and the last among them."""
+    n = len(windows)
+    if n <= at_most:
+        return windows
+    return [windows[round(i * (n - 1) / (at_most - 1))] for i in range(at_most)]
+
+
+def _settings(recording: Recording, windows: list[Window]) -> list[tuple[str, str]]:
+    about = recording.about
+    rows = [(k, about.get(k)) for k in ("model", "parameters", "optimizer", "every", "window", "min_inputs", "status")]
+    named = [(k.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for k, v in rows if v not in (None, "")]
+    for i, group in enumerate(windows[-1].settings.get("groups", ())):
+        shown = {k: v for k, v in group.items() if k in _SHOWN and v is not None}
+        words = ", ".join(f"{k} {v:g}" if isinstance(v, int | float) else f"{k} {v}" for k, v in shown.items())
+        named.append((f"parameter group {i}", words))
+    named.append(("versions", f"relume {about.get('relume', '?')}, torch {about.get('torch', '?')}"))
+    return named
+
+
+_SHOWN = ("lr", "momentum", "betas", "weight_decay", "nesterov")

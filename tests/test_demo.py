@@ -1,0 +1,66 @@
+"""`relume demo` does the main job on real data: one network dies, its sane twin does not, and the same seed says the same."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import relume
+from relume import cli, demo
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    return out, demo.run(out, seed=1, epochs=12, quiet=True)
+
+
+def test_the_doomed_network_dies_and_the_sane_one_learns(done):
+    _, result = done
+    assert result["doomed"]["dead"] >= 80
+    assert result["doomed"]["held_out_accuracy"] < 0.5
+    assert result["sane"]["dead"] <= 20
+    assert result["sane"]["held_out_accuracy"] > 0.95
+
+
+def test_what_it_prints_is_what_its_run_files_hold(done):
+    out, result = done
+    for label in ("doomed", "sane"):
+        run = relume.load(out / label)
+        assert run.status == "finished"
+        assert run.census().dead == result[label]["dead"]
+        assert [s.name for s in run.sites] == ["features.1", ":relu", ":relu#1"]
+        assert [v for _, n, v in run.scalars if n == "held-out accuracy"][-1] == result[label]["held_out_accuracy"]
+
+
+def test_the_report_compares_both(done):
+    page = (done[0] / "report.html").read_text()
+    assert "learning rate 0.3 (doomed)" in page
+    assert "learning rate 0.02 (sane)" in page
+
+
+def test_the_same_seed_says_the_same_and_an_earlier_demo_is_replaced(done):
+    out, result = done
+    assert demo.run(out, seed=1, epochs=12, quiet=True) == result
+
+
+def test_held_out_digits_are_never_trained_on():
+    data = demo.Digits.load()
+    seen = {tuple(x.flatten().tolist()) for x in data.x}
+    assert (len(data.x), len(data.x_test)) == (1347, 450)
+    assert not any(tuple(x.flatten().tolist()) in seen for x in data.x_test)
+
+
+def test_the_command_prints_verdicts_accuracies_and_the_path_of_the_report(tmp_path):
+    result = CliRunner().invoke(cli.app, ["demo", "--out", str(tmp_path / "d"), "--epochs", "3"])
+    assert result.exit_code == 0
+    words = " ".join(result.output.split())
+    assert "Right on held-out digits:" in words
+    assert "(doomed):" in words
+    assert "(sane):" in words
+    assert "report.html" in words
+
+
+def test_as_json_it_prints_one_object_and_nothing_else(tmp_path):
+    result = CliRunner().invoke(cli.app, ["demo", "--out", str(tmp_path / "d"), "--epochs", "2", "--json"])
+    assert set(json.loads(result.output)) == {"report", "seed", "doomed", "sane"}
