@@ -22,4 +22,4 @@ print(census)
 site = census["2"]
 print("dead channels:", site.dead.nonzero().flatten().tolist())
 print("each of them fires on fewer than one in", round(1 / float(site.death_bound(0.95)[0])), "new images (95 %)")
-print("all three at once:", round(1 / float(site.death_bound(0.95, simultaneous=True)[0])))
+print("all of them at once:", round(1 / float(site.death_bound(0.95, simultaneous=True)[0])))

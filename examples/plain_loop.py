@@ -27,6 +27,6 @@ with relume.watch(model, optimizer, every=5, window=50) as watch:
 print(watch.census())
 for site in watch.sites:
     timeline = watch.timeline(site.name)
-    died = sorted(set(timeline.died_at[timeline.dead].tolist()))
-    print(f"{site.name}: {int(timeline.born_dead.sum())} born dead; died at steps {died[:8]}")
+    died = sorted(set(timeline.died_at[timeline.died_at >= 0].tolist()))  # -1: alive, or born dead
+    print(f"{site.name}: {int(timeline.born_dead.sum())} born dead; others died at steps {died}")
 print("report:", watch.report("runs/plain_loop.html"))

@@ -1,12 +1,13 @@
 """The standard activations: one function each, taking the parameters that move its zones and returning the entry.
 
-Entries are cached, so that two sites with the same slope share one. Formulas and defaults: REFERENCES in the docs;
-zones are stated where they are exact and computed from the derivative where they are not.
+Entries are cached, so that two sites with the same slope share one. Zones are stated where they are exact and computed
+from the derivative where they are not.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,9 @@ from relume.activations.zones import ABOVE_ZERO, INF, Zone
 entry = functools.lru_cache(maxsize=512)
 
 LEFT = Zone(((-INF, 0.0),))
+# Open at zero where zero is flat, closed where the straight piece begins with it.
 RIGHT_LINEAR = Zone(((ABOVE_ZERO, INF),))
+RIGHT_LINEAR_FROM_ZERO = Zone(((0.0, INF),))
 # Two straight pieces that meet in a kink at zero: a unit that stays on one of them is linear.
 KINKED = Zone(((-INF, 0.0), (0.0, INF)))
 
@@ -48,17 +51,24 @@ def threshold(at: float, value: float) -> Activation:
 
 @entry
 def hardtanh(low: float, high: float) -> Activation:
-    """Clipping to [low, high]; ReLU6 is the case (0, 6)."""
+    """Clipping to [low, high]; ReLU6 is the case (0, 6). An infinite limit clips nothing."""
+    if (low, high) == (0, INF):
+        return relu()
     is_relu6 = (low, high) == (0, 6)
+    flat = Zone(tuple(i for i in ((-INF, low), (high, INF)) if i not in ((-INF, -INF), (INF, INF))))
+    straight = (
+        low if low == -INF else _next_after(low, INF) if low else ABOVE_ZERO,
+        high if high == INF else _next_after(high, -INF),
+    )
     return Activation(
         "relu6" if is_relu6 else "hardtanh",
         f"min(max(x, {low:g}), {high:g})",
         lambda x: F.hardtanh(x, low, high),
-        Zone(((-INF, low), (high, INF))),
-        Zone(((_next_after(low, INF) if low else ABOVE_ZERO, _next_after(high, -INF)),)),
+        flat,
+        Zone((straight,) if straight[0] <= straight[1] else ()),
         low >= 0,
         "Krizhevsky 2010; Howard et al. 2017" if is_relu6 else "Collobert 2004",
-        tops=high,
+        tops=high if high < INF else None,
     )
 
 
@@ -70,7 +80,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
         "leaky_relu",
         f"x if x > 0 else {slope:g} x",
         lambda x: F.leaky_relu(x, slope),
-        linear=KINKED,
+        linear=KINKED if slope != 1 else Zone(((-INF, INF),)),
         reference="Maas et al. 2013",
     )
 
@@ -87,11 +97,14 @@ def prelu() -> Activation:
 
 
 @entry
-def rrelu() -> Activation:
+def rrelu(lower: float = 1 / 8, upper: float = 1 / 3) -> Activation:
+    """In training its slope is drawn for each sample; in evaluation, and here, it is the middle one."""
+    if lower == upper:
+        return leaky_relu(lower)
     return Activation(
         "rrelu",
-        "x if x > 0 else a x, a ~ U(1/8, 1/3)",
-        lambda x: F.leaky_relu(x, 11 / 48),
+        f"x if x > 0 else a x, a ~ U({lower:.3g}, {upper:.3g})",
+        lambda x: F.leaky_relu(x, (lower + upper) / 2),
         linear=KINKED,
         reference="Xu et al. 2015, arXiv 1505.00853",
     )
@@ -99,12 +112,13 @@ def rrelu() -> Activation:
 
 @entry
 def elu(alpha: float = 1.0) -> Activation:
+    if alpha == 0:
+        return relu()
     return Activation(
         "elu",
         f"x if x > 0 else {alpha:g} (e^x - 1)",
         lambda x: F.elu(x, alpha),
-        Zone() if alpha else LEFT,
-        RIGHT_LINEAR,
+        linear=RIGHT_LINEAR_FROM_ZERO,
         reference="Clevert et al. 2015, arXiv 1511.07289",
     )
 
@@ -115,7 +129,7 @@ def selu() -> Activation:
         "selu",
         "1.0507 (x if x > 0 else 1.6733 (e^x - 1))",
         F.selu,
-        linear=RIGHT_LINEAR,
+        linear=RIGHT_LINEAR_FROM_ZERO,
         reference="Klambauer et al. 2017, arXiv 1706.02515",
     )
 
@@ -126,7 +140,7 @@ def celu(alpha: float = 1.0) -> Activation:
         "celu",
         f"x if x > 0 else {alpha:g} (e^(x/{alpha:g}) - 1)",
         lambda x: F.celu(x, alpha),
-        linear=RIGHT_LINEAR,
+        linear=RIGHT_LINEAR_FROM_ZERO,
         reference="Barron 2017, arXiv 1704.07483",
     )
 
@@ -189,22 +203,25 @@ def glu() -> Activation:
 
 @entry
 def tanh() -> Activation:
-    return Activation("tanh", "tanh(x)", torch.tanh, linear=Zone())
+    near_zero = math.atanh(0.1)  # its slope is 1 - tanh²
+    return Activation("tanh", "tanh(x)", torch.tanh, linear=Zone(((-near_zero, near_zero),)))
 
 
 @entry
 def softsign() -> Activation:
-    return Activation("softsign", "x / (1 + |x|)", F.softsign, linear=Zone())
+    near_zero = 1 / math.sqrt(0.99) - 1  # its slope is 1 / (1 + |x|)²
+    return Activation("softsign", "x / (1 + |x|)", F.softsign, linear=Zone(((-near_zero, near_zero),)))
 
 
 @entry
 def tanhshrink() -> Activation:
-    return Activation("tanhshrink", "x - tanh(x)", F.tanhshrink, linear=Zone())
+    tail = math.atanh(math.sqrt(0.99))  # its slope is tanh²
+    return Activation("tanhshrink", "x - tanh(x)", F.tanhshrink, linear=Zone(((-INF, -tail), (tail, INF))))
 
 
 @entry
 def logsigmoid() -> Activation:
-    return Activation("logsigmoid", "log σ(x)", F.logsigmoid)
+    return Activation("logsigmoid", "log σ(x)", F.logsigmoid, linear=Zone(((-INF, -math.log(99)),)))
 
 
 @entry

@@ -1,6 +1,7 @@
 """What relume knows about one activation function, and how a new one is made known (`register_activation`).
 
-The entries themselves are in `catalogue.py`; how their calls are recognised in a forward pass is in `sites/recognise.py`.
+The entries themselves are in `catalogue.py`; how their calls are recognised in a forward pass is in
+`sites/recognise.py`.
 """
 
 from __future__ import annotations
@@ -107,9 +108,27 @@ def registered_functions() -> dict[Any, Activation]:
 
 
 @overload
-def register_activation(target: T, **about: Any) -> T: ...
+def register_activation(
+    target: T,
+    *,
+    name: str | None = ...,
+    flat: Iterable[tuple[float, float]] = ...,
+    linear: Iterable[tuple[float, float]] | None = ...,
+    function: Callable[[Tensor], Tensor] | None = ...,
+    formula: str = ...,
+    reference: str = ...,
+) -> T: ...
 @overload
-def register_activation(target: None = None, **about: Any) -> Callable[[T], T]: ...
+def register_activation(
+    target: None = None,
+    *,
+    name: str | None = ...,
+    flat: Iterable[tuple[float, float]] = ...,
+    linear: Iterable[tuple[float, float]] | None = ...,
+    function: Callable[[Tensor], Tensor] | None = ...,
+    formula: str = ...,
+    reference: str = ...,
+) -> Callable[[T], T]: ...
 def register_activation(
     target: Any = None,
     *,
@@ -141,8 +160,8 @@ def register_activation(
 
     Raises:
         TypeError: the target is neither a module class nor callable.
-        ValueError: an interval has its ends in the wrong order, or no `function` is given for a module
-            class that can't be made without arguments.
+        ValueError: an interval has its ends in the wrong order, no `function` is given for a module class that
+            can't be made without arguments, or the function can't be evaluated and differentiated.
 
     >>> import math
     >>> @register_activation(flat=[(-math.inf, 0.0)])
@@ -177,6 +196,14 @@ def register_activation(
         linear=None if linear is None else Zone(tuple(sorted((float(a), float(b)) for a, b in linear))),
         reference=reference,
     )
+    try:
+        # Evaluated now, not in the midst of a forward pass, where its calls would be taken for the model's.
+        _ = activation.saturated, activation.linear_zone
+    except Exception as error:
+        raise ValueError(
+            f"{label} can't be evaluated and differentiated on a float64 tensor of one axis ({error}); "
+            "pass function=, an element-wise implementation"
+        ) from error
     if is_module:
         _MODULES[target] = activation
         return target
@@ -187,7 +214,7 @@ def register_activation(
     @functools.wraps(target)
     def seen(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if torch.overrides.has_torch_function((x,)):
-            return torch.overrides.handle_torch_function(seen, (x,), x, *args, **kwargs)  # type: ignore[no-any-return]
+            return torch.overrides.handle_torch_function(seen, (x,), x, *args, **kwargs)
         return target(x, *args, **kwargs)  # type: ignore[no-any-return]
 
     _FUNCTIONS[seen] = activation

@@ -37,7 +37,12 @@ class Zone:
         """Bool tensor of x's shape: which values lie in the zone. NaN lies in none."""
         inside = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
         for low, high in self.intervals:
-            inside |= (x >= low) & (x <= high)
+            if low == -INF:
+                inside |= x <= high
+            elif high == INF:
+                inside |= x >= low
+            else:
+                inside |= (x >= low) & (x <= high)
         return inside
 
     def covers(self, low: Tensor, high: Tensor) -> Tensor:

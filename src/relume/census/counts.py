@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counts:
     """Counts of one site in one phase. Per-unit fields are CPU tensors of shape [units].
 
@@ -19,10 +19,10 @@ class Counts:
         inputs: inputs seen (the same for all units).
         samples: samples seen per unit; more than inputs where a unit has positions or tokens.
         fired: int64, inputs on which the unit fired.
-        samples_fired: int64, samples outside the counted zone (flat; for sigmoid and tanh the saturated one).
+        samples_fired: int64, finite samples outside the counted zone (flat; for sigmoid and tanh the saturated one).
         mean, m2: float64, mean of the finite pre-activations and their summed squared deviation from it.
         max, min: float64, extremes of the finite pre-activations; -inf and inf when there were none.
-        output: float64, sum of |output|.
+        output: float64, sum of |output| over samples with finite pre-activation and output.
         nonfinite: int64, samples that were NaN or infinite.
         first_fired, last_fired: int64, first and last step with a firing, -1 when there was none.
     """

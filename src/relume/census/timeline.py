@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relume.census.census import SiteCensus
+from relume.census.site_census import SiteCensus
 
 NEVER = -1
 
@@ -41,7 +41,6 @@ class Timeline:
     revived_at: Tensor = field(init=False)
     last_fired: Tensor = field(init=False)
     deaths: Tensor = field(init=False)
-    _judged: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         def steps() -> Tensor:
@@ -50,16 +49,20 @@ class Timeline:
         def no() -> Tensor:
             return torch.zeros(self.units, dtype=torch.bool)
 
-        self.born_dead, self.dead, self._judged = no(), no(), no()
+        self.born_dead, self.dead = no(), no()
         self.died_at, self.revived_at, self.last_fired = steps(), steps(), steps()
         self.deaths = torch.zeros(self.units, dtype=torch.int64)
 
     def fold(self, window: SiteCensus) -> None:
-        """Take in the next window. Units it calls unknown or non-finite keep their last standing."""
+        """Take in the next window.
+
+        Args:
+            window: the site's census of it; units it calls unknown or non-finite keep their last standing.
+        """
         dead = window.dead
         fired = window.counts.fired > 0
         newly = dead & ~self.dead
-        self.born_dead |= newly & ~self._judged & (self.last_fired < 0)
+        self.born_dead |= newly & (self.last_fired < 0)
         self.died_at = torch.where(newly, self.last_fired, self.died_at)
         self.deaths += newly
         back = fired & self.dead
@@ -67,7 +70,6 @@ class Timeline:
         self.died_at = torch.where(back, NEVER, self.died_at)
         self.dead = (self.dead | dead) & ~fired
         self.last_fired = torch.maximum(self.last_fired, window.counts.last_fired)
-        self._judged |= dead | fired
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -75,7 +77,11 @@ class Timeline:
         return {"site": self.name, **{n: getattr(self, n).tolist() for n in names}}
 
     def describe(self, unit: int) -> str:
-        """One line about one unit."""
+        """One line about one unit, such as "born dead, revived at 120".
+
+        Args:
+            unit: its index.
+        """
         if bool(self.born_dead[unit]) and bool(self.dead[unit]) and int(self.died_at[unit]) < 0:
             return "born dead"
         words = ["born dead"] if bool(self.born_dead[unit]) else []

@@ -18,10 +18,11 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 
 from relume.activations.registry import registered_module
 from relume.sites import layout as lay
-from relume.sites import recurrent
-from relume.sites.flow import Node, _by_shape
+from relume.sites import recurrent, transforms
+from relume.sites.flow import Node
 from relume.sites.layout import UNIT
 from relume.sites.recognise import Application, application
+from relume.sites.rules import by_shape, follow, through_module
 
 if TYPE_CHECKING:
     from relume.sites.tracker import Found, Tracker
@@ -62,6 +63,7 @@ class ForwardPass:
         self._registered: list[tuple[nn.Module, tuple[Found, Any] | None, Node | None]] = []
         self._aside = 0  # how deep inside a fused inference module, which runs without the mode
         self._aside_nodes: dict[int, Node] = {}
+        self._fused: dict[int, Any] = {}  # hooks on fused inference modules, by the module's id
         self._probing = False
         self._occurrences: dict[Any, int] = {}
         self._beyond = _first_outside(sys._getframe(1))
@@ -73,19 +75,15 @@ class ForwardPass:
             nn_module.register_module_forward_hook(self._leave_module, always_call=True),
         ]
         if self.tracker.keep_fast_path:
-            self._handles += [
-                m.register_forward_pre_hook(self._look_aside, with_kwargs=True)
-                for m in model.modules()
-                if isinstance(m, _FUSED_IN_EVAL) and not m.training and m is not model
-            ]
+            self._hook_fused(model)
         self._mode.__enter__()
         if self.tracker.keep_fast_path and isinstance(model, _FUSED_IN_EVAL) and not model.training:
             self._look_aside(model, args, kwargs)
 
     def close(self) -> None:
-        for handle in self._handles:
+        for handle in (*self._handles, *self._fused.values()):
             handle.remove()
-        self._handles = []
+        self._handles, self._fused = [], {}
         _leave(self._mode)
         self._modules = self._modules[:1]
         self._beyond = None
@@ -103,26 +101,37 @@ class ForwardPass:
                 node = flow.node(app.x)
                 if node is None and app.called == "glu":
                     whole = flow.node(args[0] if args else kwargs["input"])
-                    node = _by_shape([(args[0] if args else kwargs["input"], whole)], app.x) if whole else None
-                applied = tracker.apply(app, self._modules[-1][0], self._caller(), node)
+                    node = by_shape([(args[0] if args else kwargs["input"], whole)], app.x) if whole else None
+                if app.x.is_nested:
+                    tracker.note(f"'{flow.where}' applies {app.called} to a nested tensor, which relume can't count")
+                else:
+                    applied = self._apply(app, node)
         except Exception as error:
             tracker.trouble(f"looking at {getattr(func, '__name__', func)}", error)
         out = func(*args, **kwargs)
         try:
             if applied is not None and app is not None:
-                self._after(applied, out, node)
+                self._after(applied, app.x if out is None else out, node)  # x[x < 0] = 0 returns nothing
             elif func in recurrent.FUSED or func in recurrent.CELLS:
                 self._recurrent(func, args, out)
             else:
                 if func in recurrent.GATED:
                     tracker.note(
-                        f"{recurrent.GATED[func]} '{flow.where}': its gates are inside a fused kernel and are not sites",
+                        f"{recurrent.GATED[func]} '{flow.where}': its gates, in a fused kernel, are not sites",
                         quiet=True,
                     )
-                flow.follow(func, args, kwargs, out)
+                follow(flow, func, args, kwargs, out)
         except Exception as error:
             tracker.trouble(f"following {getattr(func, '__name__', func)}", error)
         return out
+
+    def _apply(self, app: Application, node: Node | None) -> tuple[Found, Any] | None:
+        if not transforms.transformed():
+            return self.tracker.apply(app, self._modules[-1][0], self._caller(), node)
+        with transforms.outside():
+            x, layout = transforms.unwrapped(app.x, node.layout if node is not None else None, self.flow.inputs)
+            node = node.moved(layout) if node is not None else Node(layout)
+            return self.tracker.apply(app._replace(x=x), self._modules[-1][0], self._caller(), node)
 
     def _after(self, applied: tuple[Found, Any], out: Any, node: Node | None) -> None:
         """The output of a site: metered, and the start of the way to its consumers."""
@@ -130,14 +139,18 @@ class ForwardPass:
         if not isinstance(out, Tensor):
             return
         if finish is not None:
-            finish(out)
+            if transforms.transformed():
+                with transforms.outside():
+                    finish(transforms.unwrapped(out, None, None)[0])
+            else:
+                finish(out)
         layout = node.layout if node is not None and len(node.layout) == out.dim() else lay.plain(out.shape)
         self.flow.set(out, Node(layout, (found.site.name,), (), (found.key,)))
 
     def _recurrent(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
         flow = self.flow
         x_node = flow.node(args[0])
-        flow.follow(func, args, {}, out)
+        follow(flow, func, args, {}, out)
         with torch._C.DisableTorchFunction(), torch.no_grad():
             inners = [recurrent.cell(func, args, out)] if func in recurrent.CELLS else recurrent.layers(func, args, out)
             if inners is None:
@@ -194,7 +207,8 @@ class ForwardPass:
             node = self.flow.node(args[0])
             try:
                 app = Application(activation, args[0], activation.name)
-                applied = None if self._registered else tracker.apply(app, module, self._caller(), node)
+                with torch._C.DisableTorchFunction():  # here, in a hook, the mode would see relume's own calls
+                    applied = None if self._registered else tracker.apply(app, module, self._caller(), node)
                 self._registered.append((module, applied, node))
             except Exception as error:
                 tracker.trouble(f"looking at '{name}'", error)
@@ -207,6 +221,7 @@ class ForwardPass:
             if self._aside:
                 return
             self._mode.__enter__()
+            self._hook_fused(module)
             if isinstance(output, Tensor) and id(module) in self._aside_nodes:
                 self.flow.set(output, self._aside_nodes[id(module)])
         if len(self._modules) > 1 and self._modules[-1][0] is module:
@@ -217,10 +232,17 @@ class ForwardPass:
                 if applied is not None:
                     self._after(applied, output, node)
             elif output is not None:
-                self.flow.through_module(args, output)
+                through_module(self.flow, args, output)
         except Exception as error:
             self.tracker.trouble(f"following the output of '{self.flow.where}'", error)
         self.flow.where = self._modules[-1][1]
+
+    def _hook_fused(self, root: nn.Module) -> None:
+        for module in root.modules():
+            fused = isinstance(module, _FUSED_IN_EVAL) and not module.training
+            if fused and module is not self.tracker.model and id(module) not in self._fused:
+                hook = module.register_forward_pre_hook(self._look_aside, with_kwargs=True)
+                self._fused[id(module)] = hook
 
     def _look_aside(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Count a fused inference module in a run of its own, then take the mode off for the real one."""
@@ -240,6 +262,10 @@ class ForwardPass:
                 self.tracker.trouble(f"looking into '{self.flow.where}'", error)
             finally:
                 self._probing = False
+        for inner in module.modules():  # torch takes the fused path only where no hook hangs
+            hook = self._fused.pop(id(inner), None)
+            if hook is not None:
+                hook.remove()
         _leave(self._mode)
         self._aside = 1
 

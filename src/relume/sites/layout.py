@@ -62,7 +62,7 @@ def axes_with(layout: Layout, role: str) -> tuple[int, ...]:
 
 
 def resized(axis: Axis, size: int) -> Axis:
-    """An axis of another size after slicing, pooling or padding. Inputs that were dropped can't be told apart any more."""
+    """An axis of another size after slicing, pooling or padding; which inputs were dropped can't be told any more."""
     if size_of(axis) == size:
         return axis
     roles = {f.role for f in axis if f.size != 1} or {f.role for f in axis}

@@ -75,7 +75,7 @@ def plan_for(layout: Layout, inputs: int | None, override: int | None = None) ->
         if same:
             layout = lay.with_role(layout, same[0], INPUT)
         else:
-            inputs_known = False
+            inputs_known = inputs == 1  # everything is the one input's
     factors = [f for axis in layout for f in axis]
     if all(f.role == UNIT for f in factors):
         factors.insert(0, lay.Factor(1, OTHER))  # one sample, without an axis of its own

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -81,7 +82,7 @@ def _clamp(args: Args, kwargs: Kwargs, facts: Facts) -> tuple[Activation, Any] |
     """min=0 is ReLU, [0, 6] ReLU6, [-1, 1] Hardtanh; any other clamp is taken for arithmetic."""
     x = _get(args, kwargs, 0, "input")
     low, high = _get(args, kwargs, 1, "min"), _get(args, kwargs, 2, "max")
-    if high is None:
+    if high is None or high == math.inf:
         return (of.relu(), x) if low is not None and facts.is_zero(low) else None
     if isinstance(low, int | float) and isinstance(high, int | float) and (low, high) in ((0, 6), (-1, 1)):
         return of.hardtanh(float(low), float(high)), x
@@ -124,6 +125,11 @@ def _masked_fill(args: Args, kwargs: Kwargs, facts: Facts) -> tuple[Activation, 
     return (of.relu(), x) if facts.sign_mask(mask, x) == "negative" and facts.is_zero(value) else None
 
 
+def _setitem(args: Args, kwargs: Kwargs, facts: Facts) -> tuple[Activation, Any] | None:
+    """`x[x < 0] = 0`."""
+    return _masked_fill(args, kwargs, facts)
+
+
 def _mul(args: Args, kwargs: Kwargs, facts: Facts) -> tuple[Activation, Any] | None:
     a, b = _get(args, kwargs, 0, "input"), _get(args, kwargs, 1, "other")
     if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -139,7 +145,7 @@ _BY_NAME: dict[str, Recogniser] = {
     "relu6": _fixed(lambda: of.hardtanh(0.0, 6.0)),
     "leaky_relu": _with(of.leaky_relu, (1, "negative_slope", 0.01)),
     "prelu": _fixed(of.prelu),
-    "rrelu": _fixed(of.rrelu),
+    "rrelu": _with(of.rrelu, (1, "lower", 1 / 8), (2, "upper", 1 / 3)),
     "elu": _with(of.elu, (1, "alpha", 1.0)),
     "selu": _fixed(of.selu),
     "celu": _with(of.celu, (1, "alpha", 1.0)),
@@ -190,6 +196,7 @@ def _table() -> dict[Any, tuple[str, Recogniser, bool]]:
                     if function is not None and callable(function):
                         table[function] = (name, recogniser, is_plain)
     table[Tensor.where] = ("where", _where_method, False)
+    table[Tensor.__setitem__] = ("setitem", _setitem, False)
     for dunder in ("__mul__", "__rmul__", "__imul__"):
         table[getattr(Tensor, dunder)] = ("mul", _mul, False)
     return table

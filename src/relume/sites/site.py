@@ -45,7 +45,7 @@ class Site:
         producers: operations whose output, possibly through normalization, is the input; empty when unknown.
         between: what lies between producer and site, in order of application, e.g. ("bn1", "dropout").
         consumers: operations seen to read the output.
-        axis_known: the unit axis follows from the data flow or the user; False: taken from the shape, for want of better.
+        axis_known: the unit axis follows from the data flow or the user; False: guessed from the shape.
         inputs_known: the axis that counts inputs could be followed from the model's own input.
         zones: flat, saturated and linear zone.
     """

@@ -1,6 +1,7 @@
 """`Tracker`: finds the sites of one model and names them, one forward pass at a time.
 
-`ForwardPass` (next door) sees the calls; the tracker decides which site a call is, and hands the pre-activation to a meter.
+`ForwardPass` (next door) sees the calls; the tracker decides which site a call is, and hands the
+pre-activation to a meter.
 """
 
 from __future__ import annotations
