@@ -68,6 +68,11 @@ class Activation:
         return Zone(tuple(i for i in near_one.intervals if i[1] == float("inf")))
 
     @property
+    def is_relu(self) -> bool:
+        """Is it max(0, x) exactly?"""
+        return self.function is torch.relu
+
+    @functools.cached_property
     def counted_zone(self) -> Zone:
         """The zone a meter counts the samples outside of: flat where there is one, else a two-sided saturated zone.
 

@@ -5,6 +5,7 @@ Flat, saturated and linear zones are all `Zone`s, so one test serves "is this un
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,15 @@ class Zone:
         if len(self.intervals) == 1 and self.intervals[0][0] == -INF:
             return self.intervals[0][1]
         return None
+
+    @functools.cached_property
+    def edges(self) -> tuple[float, float] | None:
+        """(a, b) when what is outside the zone is exactly a < x < b, else None. An empty zone leaves all outside."""
+        lows = [i for i in self.intervals if i[0] == -INF]
+        highs = [i for i in self.intervals if i[1] == INF]
+        if len(lows) + len(highs) != len(self.intervals) or len(lows) > 1 or len(highs) > 1:
+            return None
+        return lows[0][1] if lows else -INF, highs[0][0] if highs else INF
 
     def contains(self, x: Tensor) -> Tensor:
         """Bool tensor of x's shape: which values lie in the zone. NaN lies in none."""

@@ -105,7 +105,7 @@ class SiteCensus:
         return self.counts.nonfinite
 
     @functools.cached_property
-    def _codes(self) -> Tensor:
+    def codes(self) -> Tensor:
         """uint8: index into STATES."""
         c, zones = self.counts, self.site.zones
         never = (c.fired == 0) & self.site.can_die
@@ -139,12 +139,12 @@ class SiteCensus:
         stuck-at-top: never fired because every sample was at the ceiling (ReLU6 at 6). saturated: |f'| < 0.01 on
         every sample. linear: never in the flat zone or curved part. alive: anything else.
         """
-        return [STATES[i] for i in self._codes.tolist()]
+        return [STATES[i] for i in self.codes.tolist()]
 
     @property
     def dead(self) -> Tensor:
         """bool: fired on no input, out of at least `min_inputs`, with finite pre-activations. Includes stuck at top."""
-        return (self._codes == DEAD) | (self._codes == STUCK)
+        return (self.codes == DEAD) | (self.codes == STUCK)
 
     @property
     def silent(self) -> bool:
@@ -154,12 +154,12 @@ class SiteCensus:
     @property
     def unknown(self) -> Tensor:
         """bool: never fired, on too few inputs to be called dead; or no input came this way at all."""
-        return self._codes == UNKNOWN
+        return self.codes == UNKNOWN
 
     @property
     def stuck_at_top(self) -> Tensor:
         """bool: dead because every sample was at the activation's ceiling."""
-        return self._codes == STUCK
+        return self.codes == STUCK
 
     @property
     def saturated(self) -> Tensor:
@@ -226,7 +226,7 @@ class SiteCensus:
 
     def tally(self) -> dict[str, int]:
         """How many units have each state."""
-        numbers = torch.bincount(self._codes.long(), minlength=len(STATES)).tolist()
+        numbers = torch.bincount(self.codes.long(), minlength=len(STATES)).tolist()
         return dict(zip(STATES, numbers, strict=True))
 
     def to_dict(self) -> dict[str, Any]:

@@ -58,6 +58,6 @@ def codes(site: SiteCensus) -> Tensor:
     """uint8 of shape [units]: index into LOOKS, or UNREACHED."""
     if not site.reached:
         return torch.full((site.units,), UNREACHED, dtype=torch.uint8)
-    result = site._codes.clone()
+    result = site.codes.clone()
     result[(result == _ALIVE) & site.site.can_die & (site.firing_rate < RARE)] = _RARE
     return result

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from relume.sites import layout as lay
@@ -95,12 +95,13 @@ class Flow:
         self.consumers: dict[Any, dict[str, None]] = {}
         self.inputs: int | None = None
         self.where = ""  # dotted name of the module now running
+        self.running: nn.Module | None = None  # that module
 
     def start(self, parameters: dict[int, str]) -> None:
         """Begin a pass; `parameters` are the model's, by id."""
         self.clear()
         self._parameters = parameters
-        self.where = ""
+        self.where, self.running = "", None
 
     def clear(self) -> None:
         self._nodes.clear()
@@ -114,9 +115,21 @@ class Flow:
         if held is not None and held[0]() is tensor:
             return held[1]
         name = self._parameters.get(id(tensor))
+        if name is None and isinstance(tensor, nn.Parameter):
+            name = self._late(tensor)
         if name is not None and not is_lazy(tensor):
             return Node(lay.plain(tensor.shape), (name,), weight=True)
         return None
+
+    def _late(self, parameter: nn.Parameter) -> str | None:
+        """The name of one that came with the module now running, as FSDP puts them in place only when it is called."""
+        if self.running is None:
+            return None
+        prefix = f"{self.where}." if self.where else ""
+        found = next((n for n, p in self.running.named_parameters(remove_duplicate=False) if p is parameter), None)
+        if found is not None:
+            self._parameters[id(parameter)] = prefix + found
+        return self._parameters.get(id(parameter))
 
     def set(self, tensor: Tensor, node: Node) -> None:
         self._nodes[id(tensor)] = (weakref.ref(tensor), node)

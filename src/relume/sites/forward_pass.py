@@ -43,9 +43,19 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self.forward_pass = forward_pass
 
+        def traced() -> None:
+            forward_pass.tracker.met_compiled_code = True
+
+        # As torch.compiler.assume_constant_result does, which would import the compiler.
+        traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        self.traced = traced
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.compiler.is_dynamo_compiling():  # something compiled runs inside the pass
+            self.traced()
+            return func(*args, **(kwargs or {}))
         return self.forward_pass.call(func, args, kwargs or {})
 
 
@@ -59,6 +69,7 @@ class ForwardPass:
         self._mode = _Mode(self)
         self._handles: list[Any] = []
         self._modules: list[tuple[nn.Module, str]] = [(tracker.model, "")]
+        self.flow.running = tracker.model
         # Registered activation modules now running: module, site and meter, the pre-activation's node.
         self._registered: list[tuple[nn.Module, tuple[Found, Any] | None, Node | None]] = []
         self._aside = 0  # how deep inside a fused inference module, which runs without the mode
@@ -180,7 +191,10 @@ class ForwardPass:
         frame = _first_outside(sys._getframe(1))
         if frame is None or frame is self._beyond:
             return None
-        return id(frame.f_code), frame.f_lasti
+        at, code = frame.f_lasti, frame.f_code.co_code
+        while at > 0 and code[at] == 0:  # past an inline cache, where Python may or may not point during a call
+            at -= 2
+        return id(frame.f_code), at
 
     # Modules
 
@@ -194,7 +208,7 @@ class ForwardPass:
         # A module that is not part of the model belongs to whoever calls it.
         name = tracker.module_names.get(id(module), self._modules[-1][1])
         self._modules.append((module, name))
-        self.flow.where = name
+        self.flow.where, self.flow.running = name, module
         if isinstance(module, torch.jit.ScriptModule):
             tracker.note(
                 f"'{name}' is a torch.jit.ScriptModule: relume can't see inside it, so its activations are not "
@@ -235,7 +249,7 @@ class ForwardPass:
                 through_module(self.flow, args, output)
         except Exception as error:
             self.tracker.trouble(f"following the output of '{self.flow.where}'", error)
-        self.flow.where = self._modules[-1][1]
+        self.flow.running, self.flow.where = self._modules[-1]
 
     def _hook_fused(self, root: nn.Module) -> None:
         for module in root.modules():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from math import prod
 
 from relume.errors import AxisError
 from relume.sites import layout as lay
@@ -35,6 +36,18 @@ class Plan:
     axis: int | tuple[int, ...]
     axis_known: bool
     inputs_known: bool
+
+    @property
+    def channels_second(self) -> bool:
+        """Images: inputs, units, height, width."""
+        return (self.inputs, self.units, self.others) == ((0,), (1,), (2, 3))
+
+    def grouped(self, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+        """Sizes of `shape` as [inputs, rows, units, inner], or None when the axes do not come in that order."""
+        n, first, last = len(self.inputs), self.units[0], self.units[-1]
+        if self.inputs != tuple(range(n)) or last - first + 1 != len(self.units):
+            return None
+        return prod(shape[:n]), prod(shape[n:first]), prod(shape[first : last + 1]), prod(shape[last + 1 :])
 
 
 @functools.lru_cache(maxsize=4096)

@@ -86,6 +86,7 @@ class Tracker:
         self.notes: dict[str, None] = {}
         self.called: dict[str, None] = {}
         self.restarted = False
+        self.met_compiled_code = False  # in a pass, where it should not run under relume's eyes
         self.flow = Flow()
         self.module_names: dict[int, str] = {}
         self._uses: dict[str, int] = {}
@@ -98,9 +99,9 @@ class Tracker:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start seeing: call just before the model's forward, in the thread that runs it."""
         self.end()
-        self.module_names = {id(m): n for n, m in self.model.named_modules()}
+        self.module_names = {id(m): _plain(n) for n, m in self.model.named_modules()}
         self.restarted = False
-        self.flow.start({id(p): n for n, p in self.model.named_parameters()})
+        self.flow.start({id(p): _plain(n) for n, p in self.model.named_parameters()})
         self.flow.mark_inputs((args, kwargs), self.input_axis or 0)
         self._pass = ForwardPass(self)
         self._pass.open(args, kwargs)
@@ -240,6 +241,11 @@ class Tracker:
         if self.include and not any(fnmatchcase(name, p) for p in self.include):
             return False
         return not any(fnmatchcase(name, p) for p in self.exclude)
+
+
+def _plain(name: str) -> str:
+    """A dotted name as it is before torch.compile wraps a module."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _is_neuronal(app: Application, node: Node | None) -> bool:

@@ -23,6 +23,12 @@ def transformed() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def hides_inputs() -> bool:
+    """Is a transform running that maps over an axis, or whose values are not plain tensors underneath?"""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(i.key() != torch._C._functorch.TransformType.Grad for i in stack)
+
+
 def outside() -> contextlib.AbstractContextManager[object]:
     """Inside a transform: run what follows as if it were not."""
     return temporarily_clear_interpreter_stack()

@@ -1,6 +1,6 @@
 """`Meter`: adds up, on the device and without synchronising, what one site's units do.
 
-State is twelve float64 numbers per unit (96 bytes), whatever the number of steps: counts stay exact up to 2**53, and
+State is eleven float64 numbers per unit (88 bytes), whatever the number of steps: counts stay exact up to 2**53, and
 moments are kept about a pivot, so that a mean far from zero costs no precision. `counts` turns a state into `Counts`.
 """
 
@@ -17,14 +17,16 @@ from relume.activations import Activation
 from relume.activations.zones import Zone
 from relume.census.counts import Counts
 from relume.sites import Plan
+from relume.watch import kernels
 
 FIRED, SAMPLES_FIRED, SUM, SQUARES, OUTPUT, NONFINITE, MAX, MIN, FIRST, LAST, PIVOT = range(11)
 ROWS = 11
 BYTES_PER_UNIT = 8 * ROWS
 NEVER = -1.0
 
-# Above this many samples of a unit in one step, float32 can't add up ones exactly.
-_EXACT_IN_FLOAT32 = 1 << 23
+_FEW = 16  # inputs that a window's pivot is taken from
+# As many ones float32 adds up exactly, in whatever order.
+_EXACT_IN_FLOAT32 = 1 << 24
 
 
 class Meter:
@@ -33,27 +35,26 @@ class Meter:
     Args:
         units: how many.
         device: where the site computes.
+        look: may it read values back from the device? That spares work where all samples are finite, but synchronises
+            a GPU with the program; None: on the CPU alone. Counts are the same either way.
+        fused: may it use a one-pass kernel, where there is one? Counts and extremes are the same either way.
     """
 
-    def __init__(self, units: int, device: torch.device) -> None:
+    def __init__(self, units: int, device: torch.device, *, look: bool | None = None, fused: bool = True) -> None:
         with torch.inference_mode(False):
-            # Apple's GPUs have no float64.
-            dtype = torch.float32 if device.type == "mps" else torch.float64
-            self.state = torch.zeros((ROWS, units), dtype=dtype, device=device)
+            self.state = torch.zeros((ROWS, units), dtype=torch.float64, device=_home(device))
         self.inputs = 0
         self.samples = 0
-        self._has_pivot = False
+        self._look = look
+        self._fused = fused and look is not False
         # The pivot in the dtype and shape of the samples, kept until the next window.
         self._pivot: tuple[torch.dtype, Plan, Tensor] | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Start a new window; the last mean becomes the pivot of the next moments."""
+        """Start a new window."""
         with torch._C.DisableTorchFunction(), torch.inference_mode(False), torch.no_grad():
             state = self.state
-            if self.samples:
-                finite = (self.samples - state[NONFINITE]).clamp_(min=1)
-                state[PIVOT].add_(state[SUM] / finite)
             state[:MAX].zero_()
             state[MAX].fill_(-torch.inf)
             state[MIN].fill_(torch.inf)
@@ -63,8 +64,8 @@ class Meter:
 
     def to(self, device: torch.device) -> None:
         """Follow a model that was moved."""
-        if self.state.device != device:
-            self.state = self.state.to(device)
+        if self.state.device != _home(device):
+            self.state = self.state.to(_home(device))
             self._pivot = None
 
     def observe(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> Callable[[Tensor], None]:
@@ -73,82 +74,110 @@ class Meter:
         Runs apart from autograd, autocast and every torch function mode; reads x, never writes it.
         """
         self.to(x.device)
+        look = x.device.type == "cpu" if self._look is None else self._look
+        good: Tensor | None = None
         with torch._C.DisableTorchFunction(), torch.no_grad(), _without_autocast(x):
-            sifted = self._pre_activation(_view(x, plan), plan, activation, step)
+            x = _view(x, plan)
+            if not self.samples:
+                self._aim(x, plan)
+            fused = self._fused and self._in_one_pass(x, plan, activation, step)
+            if not fused:
+                good = self._pre_activation(x, plan, activation, step, look)
         self.inputs += plan.n_inputs
         self.samples += plan.n_samples
+        if fused and activation.is_relu:
+            return _counted_already
 
         def output(y: Tensor) -> None:
             with torch._C.DisableTorchFunction(), torch.no_grad(), _without_autocast(y):
-                y = _view(y, plan)
-                if sifted:
-                    y = y.nan_to_num(0.0, 0.0, 0.0)
-                total = (y if activation.non_negative else y.abs()).sum(plan.inputs + plan.others)
-                self.state[OUTPUT].add_(total.reshape(-1))
+                self._add(OUTPUT, _total_output(_view(y, plan), good, plan, activation, look))
 
         return output
 
+    def _add(self, row: int, value: Tensor | int) -> None:
+        self.state[row].add_(value.reshape(-1).to(self.state.device) if isinstance(value, Tensor) else value)
+
+    def _aim(self, x: Tensor, plan: Plan) -> None:
+        """Set the pivot: the mean of a window's first few inputs, in float32, so that it is the same in every dtype."""
+        for axis in plan.inputs[:1]:
+            x = x.narrow(axis, 0, min(x.shape[axis], _FEW))
+        finite = torch.where(torch.isfinite(x), x, torch.nan)
+        mean = finite.nanmean(plan.inputs + plan.others).reshape(-1)
+        self.state[PIVOT].copy_(mean.float().nan_to_num_(0.0, 0.0, 0.0))
+
+    def _in_one_pass(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> bool:
+        """Count by a kernel; False, and nothing counted, where there is none for such samples."""
+        kernel = kernels.kernel_for(x)
+        edges = activation.counted_zone.edges
+        arranged = _arranged(x, plan) if kernel is not None and edges is not None and plan.inputs_known else None
+        if kernel is None or edges is None or arranged is None:
+            return False
+        return kernels.observe(
+            kernel,
+            arranged,
+            edges,
+            self.state,
+            step,
+            relu=activation.is_relu,
+            counted=bool(activation.counted_zone),
+            flat=bool(activation.flat),
+        )
+
     def _pivot_for(self, x: Tensor, plan: Plan) -> Tensor:
+        """The pivot in the dtype and shape of the samples."""
         if self._pivot is None or self._pivot[0] != x.dtype or self._pivot[1] is not plan:
-            row = self.state[PIVOT]
-            if not self._has_pivot:
-                middle = x.mean(plan.inputs + plan.others).reshape(-1)
-                row.copy_(torch.where(torch.isfinite(middle), middle, 0.0))
-                self._has_pivot = True
             shape = [s if i in plan.units else 1 for i, s in enumerate(x.shape)]
-            self._pivot = (x.dtype, plan, row.to(x.dtype).reshape(shape))
+            self._pivot = (x.dtype, plan, self.state[PIVOT].to(x.dtype).to(x.device).reshape(shape))
         return self._pivot[2]
 
-    def _pre_activation(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> bool:
-        """Returns whether samples were sifted for NaN and infinity."""
-        state, over = self.state, plan.inputs + plan.others
-        high, low = x.amax(over), x.amin(over)
-        deviation = x - self._pivot_for(x, plan)
-        first = deviation.sum(over)
+    def _pre_activation(self, x: Tensor, plan: Plan, activation: Activation, step: int, look: bool) -> Tensor | None:
+        """Returns which samples are finite, or None when all are known to be."""
+        over, pivot = plan.inputs + plan.others, self._pivot_for(x, plan)
         good: Tensor | None = None
-        # Looking costs a synchronisation on a GPU, so there the samples are always sifted.
-        if x.device.type != "cpu" or not math.isfinite(float(first.sum())):
+        deviation = x - pivot
+        if look:
+            first = deviation.sum(over)
+            second = deviation.square_().sum(over)
+        # Squares can't cancel out: their sum is finite only if all samples are, and if float32 held it.
+        if look and math.isfinite(float(second.sum())):
+            high, low = x.amax(over), x.amin(over)
+        else:
             good = torch.isfinite(x)
-            state[NONFINITE].add_((~good).sum(over).reshape(-1))
             high = torch.where(good, x, -torch.inf).amax(over)
             low = torch.where(good, x, torch.inf).amin(over)
-            deviation = torch.where(good, deviation, 0.0)
-            first = deviation.sum(over, dtype=state.dtype)
-            if state.dtype == torch.float64:
-                deviation = deviation.double()
-        second = deviation.square_().sum(over)
-        fired, samples_fired = self._fired(x, good, deviation, plan, activation)
-        if isinstance(fired, Tensor):
-            fires = fired.reshape(-1) > 0
-            state[LAST].masked_fill_(fires, step)
-            state[FIRST].masked_fill_(fires.logical_and_(state[FIRST] < 0), step)
-        else:
-            state[LAST].fill_(step)
-            state[FIRST].masked_fill_(state[FIRST] < 0, step)
+            # float64 holds what float32 does not, but unasked it would cost a GPU time and twice the memory.
+            deviation = torch.where(good, x.double() - pivot if look else deviation, 0.0)
+            first = deviation.sum(over).nan_to_num_()
+            second = deviation.square_().sum(over).nan_to_num_()
+            self._add(NONFINITE, plan.n_samples - _samples(deviation.copy_(good), plan))
+        fired, samples_fired = _fired(x, good, deviation, plan, activation)
         for row, value in ((FIRED, fired), (SAMPLES_FIRED, samples_fired), (SUM, first), (SQUARES, second)):
-            state[row].add_(value.reshape(-1) if isinstance(value, Tensor) else value)
-        torch.maximum(state[MAX], high.reshape(-1), out=state[MAX])
-        torch.minimum(state[MIN], low.reshape(-1), out=state[MIN])
-        return good is not None
+            self._add(row, value)
+        self._mark(fired, step)
+        state = self.state
+        torch.maximum(state[MAX], high.reshape(-1).to(state.device), out=state[MAX])
+        torch.minimum(state[MIN], low.reshape(-1).to(state.device), out=state[MIN])
+        return good
 
-    def _fired(
-        self, x: Tensor, good: Tensor | None, scratch: Tensor, plan: Plan, activation: Activation
-    ) -> tuple[Tensor | int, Tensor | int]:
-        """Inputs fired and samples outside the counted zone, per unit; plain numbers where they are the same for all."""
-        zone = activation.counted_zone
-        if not zone:
-            return plan.n_inputs, plan.n_samples
-        over = plan.inputs + plan.others
-        outside = _outside(zone, x, good, scratch)
-        exact = plan.n_samples < _EXACT_IN_FLOAT32
-        samples_fired = outside.sum(over) if exact else (outside > 0).sum(over)
-        if not activation.flat:
-            return plan.n_inputs, samples_fired
-        if not plan.inputs_known:
-            return samples_fired.clamp(max=plan.n_inputs), samples_fired
-        if not plan.others:
-            return samples_fired, samples_fired
-        return outside.amax(plan.others, keepdim=True).sum(over), samples_fired
+    def _mark(self, fired: Tensor | int, step: int) -> None:
+        """Note the step for the units that fired."""
+        first, last = self.state[FIRST], self.state[LAST]
+        if isinstance(fired, Tensor):
+            fires = fired.reshape(-1).to(first.device) > 0
+            last.masked_fill_(fires, step)
+            first.masked_fill_(fires.logical_and_(first < 0), step)
+        else:
+            last.fill_(step)
+            first.masked_fill_(first < 0, step)
+
+
+def _counted_already(y: Tensor) -> None:
+    """The output of a ReLU whose pre-activation went through a kernel."""
+
+
+def _home(device: torch.device) -> torch.device:
+    """Where the state is kept: with the samples, but for Apple's GPUs on the CPU, as they have no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
@@ -163,15 +192,66 @@ def _view(x: Tensor, plan: Plan) -> Tensor:
     return x if plan.shape is None else x.reshape(plan.shape)
 
 
+def _arranged(x: Tensor, plan: Plan) -> Tensor | None:
+    """The samples as a contiguous [inputs, rows, units, inner], or None where that takes a copy."""
+    if plan.channels_second and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+        return x.view(x.shape[0], -1, x.shape[3], 1)
+    grouped = plan.grouped(tuple(x.shape))
+    return x.view(grouped) if grouped is not None and x.is_contiguous() else None
+
+
+def _fired(
+    x: Tensor, good: Tensor | None, scratch: Tensor, plan: Plan, activation: Activation
+) -> tuple[Tensor | int, Tensor | int]:
+    """Inputs fired and finite samples outside the counted zone, per unit; numbers where they are the same for all."""
+    zone = activation.counted_zone
+    if not zone and good is None:
+        return plan.n_inputs, plan.n_samples
+    fired, samples_fired = _tally(_outside(zone, x, good, scratch), plan)
+    if activation.flat or not zone:
+        return fired, samples_fired
+    # Nowhere flat: it fires wherever it is finite, in the saturated zone too.
+    return (plan.n_inputs if good is None else _tally(scratch.copy_(good), plan)[0]), samples_fired
+
+
 def _outside(zone: Zone, x: Tensor, good: Tensor | None, scratch: Tensor) -> Tensor:
     """1.0 where a sample is finite and outside the zone, else 0.0; overwrites `scratch`."""
     edge = zone.left_edge
-    if edge is not None:
-        # Comparing into a float tensor is several times faster than adding up a bool one.
-        outside = torch.gt(x, edge, out=scratch)
-    else:
-        outside = zone.contains(x).logical_not_().to(scratch.dtype)
+    # Comparing into a float tensor is several times faster than adding up a bool one.
+    outside = scratch.copy_(zone.contains(x).logical_not_()) if edge is None else torch.gt(x, edge, out=scratch)
     return outside if good is None else outside.mul_(good)
+
+
+def _samples(ones: Tensor, plan: Plan) -> Tensor:
+    """How many samples of each unit are one; exact. `ones` holds zeros and ones."""
+    over = plan.inputs + plan.others
+    exact = ones.dtype == torch.float64 or plan.n_samples <= _EXACT_IN_FLOAT32
+    return ones.sum(over) if exact else (ones > 0).sum(over)
+
+
+def _tally(ones: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Per unit: inputs with a one among their samples, and samples that are one."""
+    samples = _samples(ones, plan)
+    if not plan.inputs_known:
+        return samples.clamp(max=plan.n_inputs), samples
+    if not plan.others:
+        return samples, samples
+    return ones.amax(plan.others, keepdim=True).sum(plan.inputs + plan.others), samples
+
+
+def _total_output(y: Tensor, good: Tensor | None, plan: Plan, activation: Activation, look: bool) -> Tensor:
+    """Sum of |output| per unit, over samples that are finite before and after the activation."""
+    over = plan.inputs + plan.others
+    size = y if activation.non_negative else y.abs()
+    if look and good is None:
+        total = size.sum(over)
+        if math.isfinite(float(total.sum())):
+            return total
+    size = size.nan_to_num(0.0, 0.0, 0.0)
+    if good is not None:
+        size.mul_(good)
+    return (size.double() if look else size).sum(over).nan_to_num_()
 
 
 def counts(state: Tensor, inputs: int, samples: int) -> Counts:

@@ -1,0 +1,5 @@
+"""Fused one-pass kernels for meters; where none is to be had, torch's reductions serve."""
+
+from relume.watch.kernels.cpu import kernel_for as kernel_for
+from relume.watch.kernels.cpu import observe as observe
+from relume.watch.kernels.cpu import reason as reason

@@ -1,0 +1,157 @@
+"""Builds, loads and calls `meter.cpp`: at first use, with the machine's own compiler, in about a second; then cached.
+
+`RELUME_KERNELS=off` does without it, and so does a machine without a compiler: the counts are the same, only slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_name("meter.cpp")
+_FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+# Tried in turn: not every compiler knows wide vectors, or the machine it runs on.
+_TUNED = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ())
+_BUILD_SECONDS = 60
+
+Kernel = Callable[..., int]
+
+
+class BuildError(Exception):
+    """The compiler refused."""
+
+
+@functools.cache
+def load() -> dict[torch.dtype, Kernel] | None:
+    """The kernels by dtype, or None where they are off or can't be built; `reason()` says why."""
+    if os.environ.get("RELUME_KERNELS", "").lower() in ("off", "0", "no"):
+        _said.append("turned off by RELUME_KERNELS")
+        return None
+    compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if compiler is None or sys.platform == "win32":
+        _said.append("no C++ compiler was found")
+        return None
+    try:
+        library = ctypes.CDLL(str(_built(compiler)))
+        kernels: dict[torch.dtype, Kernel] = {}
+        for dtype, name in ((torch.float32, "relume_observe_f32"), (torch.float64, "relume_observe_f64")):
+            function = getattr(library, name)
+            function.argtypes = [
+                ctypes.c_void_p, *[ctypes.c_int64] * 4, *[ctypes.c_double] * 2, *[ctypes.c_int] * 3,
+                ctypes.c_double, ctypes.c_void_p,
+            ]  # fmt: skip
+            function.restype = ctypes.c_int
+            kernels[dtype] = function
+    except (BuildError, OSError, subprocess.SubprocessError, AttributeError) as error:
+        _said.append(f"the C++ kernel could not be built or loaded: {error}")
+        return None
+    return kernels
+
+
+_said: list[str] = []
+
+
+def kernel_for(x: Tensor) -> Kernel | None:
+    """The kernel for such samples, if there is one."""
+    if x.device.type != "cpu" or x.layout != torch.strided:
+        return None
+    built = load()
+    return built.get(x.dtype) if built is not None else None
+
+
+def reason() -> str:
+    """Why `load` gave None; empty when it did not."""
+    return _said[0] if load() is None and _said else ""
+
+
+def _built(compiler: str) -> Path:
+    """The shared library, from the cache or built into it; its name holds all that its code depends on."""
+    made_of = "\0".join((_SOURCE.read_text(), compiler, *_FLAGS, repr(_TUNED), platform.machine(), _cpu()))
+    name = f"meter-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+    for folder in _folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not _mine(folder):
+                continue
+            path = folder / name
+            if not path.exists():
+                _build(compiler, path)
+            return path
+        except OSError:
+            continue
+    raise OSError("no folder to keep it in can be written")
+
+
+def _folders() -> list[Path]:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    uid = os.getuid() if hasattr(os, "getuid") else "user"
+    return [Path(home) / "relume", Path(tempfile.gettempdir()) / f"relume-{uid}"]
+
+
+def _mine(folder: Path) -> bool:
+    """Code is loaded only from a folder that nobody else can write to."""
+    status = folder.stat()
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def _build(compiler: str, path: Path) -> None:
+    """Built aside and moved in place, so that several processes may do it at once."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        out = os.path.join(folder, "meter.so")
+        for tuned in _TUNED:
+            command = [compiler, *_FLAGS, *tuned, "-o", out, str(_SOURCE)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS)
+            if done.returncode == 0:
+                os.replace(out, path)
+                return
+        lines = done.stderr.strip().splitlines()
+        raise BuildError(f"{compiler}: {lines[0] if lines else f'exit code {done.returncode}'}")
+
+
+def _cpu() -> str:
+    """What the processor can do: a cache may be shared by machines of several kinds."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return platform.processor()
+
+
+def observe(
+    kernel: Kernel,
+    x: Tensor,
+    edges: tuple[float, float],
+    state: Tensor,
+    step: int,
+    *,
+    relu: bool,
+    counted: bool,
+    flat: bool,
+) -> bool:
+    """Add samples to a meter's state, float64 [11, units].
+
+    Args:
+        x: contiguous [inputs, rows, units, inner].
+        edges: a sample fires when it lies strictly between them.
+        relu: the output is max(0, x) and its sum is added too.
+        counted: `edges` mean something; otherwise every sample counts as outside the zone.
+        flat: an input fires when one of its samples does; otherwise every input does.
+
+    Returns:
+        False, with nothing added, when a sample is NaN or infinite.
+    """
+    low, high = edges
+    code = kernel(x.data_ptr(), *x.shape, low, high, relu, counted, flat, float(step), state.data_ptr())
+    return code == 0
