@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it writes, and its exit codes (0 fine, 1 a check failed, 2 bad usage or input)."""
+"""The command line: what it prints and writes, and its exit codes (0 fine, 1 a check failed, 2 bad usage or input)."""
 
 import json
 import subprocess

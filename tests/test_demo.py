@@ -1,4 +1,4 @@
-"""`relume demo` does the main job on real data: one network dies, its sane twin does not, and the same seed says the same."""
+"""`relume demo` on real data: one network dies, its sane twin does not, and the same seed says the same."""
 
 import json
 

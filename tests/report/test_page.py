@@ -149,11 +149,10 @@ def test_a_loaded_run_gives_the_page_that_the_live_watch_gave(make_run, tmp_path
     assert render(relume.load(tmp_path / "run")) == render(watch)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0"), (0.0931, "0.0931"), (1.234, "1.23"), (45.6, "45.6"), (1234.5, "1,234"), (-2.5, "−2.5"), (3.4e9, "3.4e+09"),
-     (float("nan"), "–")],
-)  # fmt: skip
+SHORT = {0.0: "0", 0.0931: "0.0931", 1.234: "1.23", 45.6: "45.6", 1234.5: "1,234", -2.5: "−2.5", 3.4e9: "3.4e+09"}
+
+
+@pytest.mark.parametrize(("value", "text"), [*SHORT.items(), (float("nan"), "–")])
 def test_numbers_are_short(value, text):
     assert charts.number(value) == text
 

@@ -9,7 +9,8 @@ from relume.report import verdict
 
 def test_a_healthy_network_is_called_so(make_run):
     assert verdict(make_run()) == (
-        "No unit is dead: all 16 that could be judged fired in the last window (steps 15–19), on 320 inputs, in 2 sites."
+        "No unit is dead: all 16 that could be judged fired in the last window (steps 15–19), "
+        "on 320 inputs, in 2 sites."
     )
 
 

@@ -7,6 +7,7 @@ The entries themselves are in `catalogue.py`; how their calls are recognised in 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
@@ -92,19 +93,18 @@ _MODULES: dict[type[nn.Module], Activation] = {}
 _FUNCTIONS: dict[Any, Activation] = {}
 # Classes of libraries that may not be imported, by qualified name.
 _LAZY_MODULES: dict[str, Activation] = {}
+# What classes were found to be, until the next registration. Classes made in passing are let go.
+_LOOKED_UP: weakref.WeakKeyDictionary[type[nn.Module], Activation | None] = weakref.WeakKeyDictionary()
 
 T = TypeVar("T")
 
 
 def registered_module(cls: type[nn.Module]) -> Activation | None:
     """The activation that a module class was registered as, itself or through a base class."""
-    found = _MODULES.get(cls)
-    if found is None:
-        for base in cls.__mro__:
-            found = _MODULES.get(base) or _LAZY_MODULES.get(f"{base.__module__}.{base.__qualname__}")
-            if found is not None:
-                break
-    return found
+    if cls not in _LOOKED_UP:
+        entries = (_MODULES.get(b) or _LAZY_MODULES.get(f"{b.__module__}.{b.__qualname__}") for b in cls.__mro__)
+        _LOOKED_UP[cls] = next((e for e in entries if e is not None), None)
+    return _LOOKED_UP[cls]
 
 
 def registered_functions() -> dict[Any, Activation]:
@@ -211,6 +211,7 @@ def register_activation(
         ) from error
     if is_module:
         _MODULES[target] = activation
+        _LOOKED_UP.clear()
         return target
     if _is_overridable(target):
         _FUNCTIONS[target] = activation
@@ -236,3 +237,4 @@ def _is_overridable(function: Any) -> bool:
 def register_lazily(qualified_name: str, activation: Activation) -> None:
     """Register a module class of a library without importing it."""
     _LAZY_MODULES[qualified_name] = activation
+    _LOOKED_UP.clear()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from relume.sites import layout as lay
 from relume.sites.layout import INPUT, Layout
 
+MEMO = 50_000  # nodes remembered from pass to pass
 MANY = 16  # producers and consumers remembered per tensor or site
 
 
@@ -92,6 +93,12 @@ class Flow:
         self._nodes: dict[int, tuple[weakref.ref[Tensor], Node]] = {}
         self._zeros: dict[int, weakref.ref[Tensor]] = {}
         self._parameters: dict[int, str] = {}
+        self._late_parameters: dict[int, str] = {}
+        self._weights: dict[
+            int, tuple[torch.Size, Node]
+        ] = {}  # nodes of parameters, for as long as the parameters are the same
+        # Nodes by what they follow from: a pass like the last one finds them here (see `rules.follow`).
+        self.memo: dict[Any, Any] = {}
         self.consumers: dict[Any, dict[str, None]] = {}
         self.inputs: int | None = None
         self.where = ""  # dotted name of the module now running
@@ -100,7 +107,11 @@ class Flow:
     def start(self, parameters: dict[int, str]) -> None:
         """Begin a pass; `parameters` are the model's, by id."""
         self.clear()
-        self._parameters = parameters
+        if parameters is not self._parameters:
+            self._weights.clear()
+        self._parameters, self._late_parameters = parameters, {}
+        if len(self.memo) > MEMO:
+            self.memo.clear()
         self.where, self.running = "", None
 
     def clear(self) -> None:
@@ -114,22 +125,41 @@ class Flow:
         held = self._nodes.get(id(tensor))
         if held is not None and held[0]() is tensor:
             return held[1]
+        kept = self._weights.get(id(tensor))
+        if kept is not None and kept[0] == tensor.shape:
+            return kept[1]
         name = self._parameters.get(id(tensor))
         if name is None and isinstance(tensor, nn.Parameter):
             name = self._late(tensor)
         if name is not None and not is_lazy(tensor):
-            return Node(lay.plain(tensor.shape), (name,), weight=True)
+            layout = lay.plain(tensor.shape)
+            sources = (name,)
+            weight = self.same((name, layout), lambda: Node(layout, sources, weight=True))
+            if id(tensor) in self._parameters:
+                self._weights[id(tensor)] = (tensor.shape, weight)
+            return weight
         return None
+
+    def same(self, key: Any, make: Callable[[], Node]) -> Node:
+        """One node for all passes that come to it by the same way."""
+        node: Node | None = self.memo.get(key)
+        if node is None:
+            node = self.memo[key] = make()
+        return node
 
     def _late(self, parameter: nn.Parameter) -> str | None:
         """The name of one that came with the module now running, as FSDP puts them in place only when it is called."""
         if self.running is None:
             return None
         prefix = f"{self.where}." if self.where else ""
+        late = self._late_parameters.get(id(parameter))
+        if late is not None:
+            return late
         found = next((n for n, p in self.running.named_parameters(remove_duplicate=False) if p is parameter), None)
-        if found is not None:
-            self._parameters[id(parameter)] = prefix + found
-        return self._parameters.get(id(parameter))
+        if found is None:
+            return None
+        self._late_parameters[id(parameter)] = prefix + found
+        return prefix + found
 
     def set(self, tensor: Tensor, node: Node) -> None:
         self._nodes[id(tensor)] = (weakref.ref(tensor), node)
@@ -142,7 +172,9 @@ class Flow:
             size = int(tensor.shape[at])
             self.inputs = size if self.inputs is None else self.inputs
             layout = lay.plain(tensor.shape)
-            self.set(tensor, Node(lay.with_role(layout, at, INPUT) if size == self.inputs else layout))
+            if size == self.inputs:
+                layout = lay.with_role(layout, at, INPUT)
+            self.set(tensor, self.same(layout, lambda la=layout: Node(la)))  # type: ignore[misc]
 
     def is_zero(self, value: object) -> bool:
         """The number 0, or a tensor of zeros that is neither data nor trainable."""

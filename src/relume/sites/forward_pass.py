@@ -156,7 +156,8 @@ class ForwardPass:
             else:
                 finish(out)
         layout = node.layout if node is not None and len(node.layout) == out.dim() else lay.plain(out.shape)
-        self.flow.set(out, Node(layout, (found.site.name,), (), (found.key,)))
+        key = ("output", found.key, found.site.name, layout)
+        self.flow.set(out, self.flow.same(key, lambda: Node(layout, (found.site.name,), (), (found.key,))))
 
     def _recurrent(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
         flow = self.flow
@@ -206,7 +207,7 @@ class ForwardPass:
             return
         tracker = self.tracker
         # A module that is not part of the model belongs to whoever calls it.
-        name = tracker.module_names.get(id(module), self._modules[-1][1])
+        name = tracker.structure.modules.get(id(module), self._modules[-1][1])
         self._modules.append((module, name))
         self.flow.where, self.flow.running = name, module
         if isinstance(module, torch.jit.ScriptModule):
@@ -245,14 +246,15 @@ class ForwardPass:
                 _, applied, node = self._registered.pop()
                 if applied is not None:
                     self._after(applied, output, node)
-            elif output is not None:
-                through_module(self.flow, args, output)
+            elif output is not None and self.flow.node(output) is None:
+                with torch._C.DisableTorchFunction():
+                    through_module(self.flow, args, output)
         except Exception as error:
             self.tracker.trouble(f"following the output of '{self.flow.where}'", error)
         self.flow.running, self.flow.where = self._modules[-1]
 
     def _hook_fused(self, root: nn.Module) -> None:
-        for module in root.modules():
+        for module in self.tracker.structure.flat if root is self.tracker.model else root.modules():
             fused = isinstance(module, _FUSED_IN_EVAL) and not module.training
             if fused and module is not self.tracker.model and id(module) not in self._fused:
                 hook = module.register_forward_pre_hook(self._look_aside, with_kwargs=True)

@@ -25,6 +25,7 @@ from relume.sites.layout import INPUT, UNIT
 from relume.sites.plan import Plan, plan_for
 from relume.sites.recognise import Application
 from relume.sites.site import Site, Zones
+from relume.sites.structure import Structure
 
 # Set by the tests: errors inside relume are raised instead of turned into a warning.
 STRICT = False
@@ -88,7 +89,7 @@ class Tracker:
         self.restarted = False
         self.met_compiled_code = False  # in a pass, where it should not run under relume's eyes
         self.flow = Flow()
-        self.module_names: dict[int, str] = {}
+        self.structure = Structure(model)
         self._uses: dict[str, int] = {}
         self._pass: ForwardPass | None = None
 
@@ -99,9 +100,10 @@ class Tracker:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start seeing: call just before the model's forward, in the thread that runs it."""
         self.end()
-        self.module_names = {id(m): _plain(n) for n, m in self.model.named_modules()}
+        if not self.structure.holds():
+            self.structure = Structure(self.model)
         self.restarted = False
-        self.flow.start({id(p): _plain(n) for n, p in self.model.named_parameters()})
+        self.flow.start(self.structure.parameters)
         self.flow.mark_inputs((args, kwargs), self.input_axis or 0)
         self._pass = ForwardPass(self)
         self._pass.open(args, kwargs)
@@ -137,6 +139,7 @@ class Tracker:
         self.found.clear()
         self._uses.clear()
         self.flow.consumers.clear()
+        self.flow.memo.clear()
 
     def note(self, text: str, *, quiet: bool = False) -> None:
         """Something that can't be counted: kept for the report and, unless quiet, warned of once."""
@@ -241,11 +244,6 @@ class Tracker:
         if self.include and not any(fnmatchcase(name, p) for p in self.include):
             return False
         return not any(fnmatchcase(name, p) for p in self.exclude)
-
-
-def _plain(name: str) -> str:
-    """A dotted name as it is before torch.compile wraps a module."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _is_neuronal(app: Application, node: Node | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Meter:
         self.samples = 0
         self._look = look
         self._fused = fused and look is not False
+        self._ready: _Ready | None = None
         # The pivot in the dtype and shape of the samples, kept until the next window.
         self._pivot: tuple[torch.dtype, Plan, Tensor] | None = None
         self.reset()
@@ -66,33 +68,62 @@ class Meter:
         """Follow a model that was moved."""
         if self.state.device != _home(device):
             self.state = self.state.to(_home(device))
-            self._pivot = None
+            self._pivot = self._ready = None
 
     def observe(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> Callable[[Tensor], None]:
         """Count one application: its pre-activation now, its output when the returned function is called with it.
 
         Runs apart from autograd, autocast and every torch function mode; reads x, never writes it.
         """
+        ready = self._ready
+        if ready is not None and self.samples and ready.fits(x, plan, activation) and ready.add(x, step):
+            self.inputs += plan.n_inputs
+            self.samples += plan.n_samples
+            return ready.output
         self.to(x.device)
         look = x.device.type == "cpu" if self._look is None else self._look
         good: Tensor | None = None
         with torch._C.DisableTorchFunction(), torch.no_grad(), _without_autocast(x):
-            x = _view(x, plan)
+            seen = _view(x, plan)
             if not self.samples:
-                self._aim(x, plan)
-            fused = self._fused and self._in_one_pass(x, plan, activation, step)
+                self._aim(seen, plan)
+            ready = self._prepared(x, seen, plan, activation)
+            # A copy in another dtype is counted like any other, but the next such tensor needs its own.
+            self._ready = ready if seen.data_ptr() == x.data_ptr() else None
+            fused = ready is not None and ready.add(seen, step)
             if not fused:
-                good = self._pre_activation(x, plan, activation, step, look)
+                good = self._pre_activation(seen, plan, activation, step, look)
         self.inputs += plan.n_inputs
         self.samples += plan.n_samples
-        if fused and activation.is_relu:
-            return _counted_already
+        if fused and ready is not None:
+            return ready.output
+        return self._output(plan, activation, good, look)
 
+    def _output(self, plan: Plan, activation: Activation, good: Tensor | None, look: bool) -> Callable[[Tensor], None]:
         def output(y: Tensor) -> None:
             with torch._C.DisableTorchFunction(), torch.no_grad(), _without_autocast(y):
                 self._add(OUTPUT, _total_output(_view(y, plan), good, plan, activation, look))
 
         return output
+
+    def _prepared(self, x: Tensor, seen: Tensor, plan: Plan, activation: Activation) -> _Ready | None:
+        """All that a kernel needs to count samples like these, or None where there is none for them."""
+        kernel = kernels.kernel_for(seen) if self._fused and plan.inputs_known else None
+        edges = activation.counted_zone.edges
+        sizes = _arranged(seen, plan)
+        if kernel is None or edges is None or sizes is None:
+            return None
+        output = _counted_already if activation.is_relu else self._output(plan, activation, None, True)
+        run = kernels.prepared(
+            kernel,
+            sizes,
+            edges,
+            self.state,
+            relu=activation.is_relu,
+            counted=bool(activation.counted_zone),
+            flat=bool(activation.flat),
+        )
+        return _Ready(x.dtype, tuple(x.shape), x.stride(), plan, activation, run, output)
 
     def _add(self, row: int, value: Tensor | int) -> None:
         self.state[row].add_(value.reshape(-1).to(self.state.device) if isinstance(value, Tensor) else value)
@@ -104,24 +135,6 @@ class Meter:
         finite = torch.where(torch.isfinite(x), x, torch.nan)
         mean = finite.nanmean(plan.inputs + plan.others).reshape(-1)
         self.state[PIVOT].copy_(mean.float().nan_to_num_(0.0, 0.0, 0.0))
-
-    def _in_one_pass(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> bool:
-        """Count by a kernel; False, and nothing counted, where there is none for such samples."""
-        kernel = kernels.kernel_for(x)
-        edges = activation.counted_zone.edges
-        arranged = _arranged(x, plan) if kernel is not None and edges is not None and plan.inputs_known else None
-        if kernel is None or edges is None or arranged is None:
-            return False
-        return kernels.observe(
-            kernel,
-            arranged,
-            edges,
-            self.state,
-            step,
-            relu=activation.is_relu,
-            counted=bool(activation.counted_zone),
-            flat=bool(activation.flat),
-        )
 
     def _pivot_for(self, x: Tensor, plan: Plan) -> Tensor:
         """The pivot in the dtype and shape of the samples."""
@@ -171,6 +184,34 @@ class Meter:
             first.masked_fill_(first < 0, step)
 
 
+class _Ready(NamedTuple):
+    """A kernel made ready for samples of one kind, so that the next of that kind need no torch call at all."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    plan: Plan
+    activation: Activation
+    run: Callable[[int, float], int]
+    output: Callable[[Tensor], None]
+
+    def fits(self, x: Tensor, plan: Plan, activation: Activation) -> bool:
+        return (
+            plan is self.plan
+            and activation is self.activation
+            and type(x) in kernels.PLAIN
+            and x.dtype is self.dtype
+            and x.is_cpu
+            and x.shape == self.shape
+            and x.stride() == self.stride
+            and not x.is_neg()
+        )
+
+    def add(self, x: Tensor, step: int) -> bool:
+        """False, and nothing counted, when a sample is not finite."""
+        return self.run(x.data_ptr(), float(step)) == 0
+
+
 def _counted_already(y: Tensor) -> None:
     """The output of a ReLU whose pre-activation went through a kernel."""
 
@@ -192,13 +233,12 @@ def _view(x: Tensor, plan: Plan) -> Tensor:
     return x if plan.shape is None else x.reshape(plan.shape)
 
 
-def _arranged(x: Tensor, plan: Plan) -> Tensor | None:
-    """The samples as a contiguous [inputs, rows, units, inner], or None where that takes a copy."""
+def _arranged(x: Tensor, plan: Plan) -> tuple[int, int, int, int] | None:
+    """Sizes of the samples as they lie in memory, [inputs, rows, units, inner], or None where they lie otherwise."""
     if plan.channels_second and x.is_contiguous(memory_format=torch.channels_last):
-        x = x.permute(0, 2, 3, 1)
-        return x.view(x.shape[0], -1, x.shape[3], 1)
-    grouped = plan.grouped(tuple(x.shape))
-    return x.view(grouped) if grouped is not None and x.is_contiguous() else None
+        n, c, h, w = x.shape
+        return n, h * w, c, 1
+    return plan.grouped(tuple(x.shape)) if x.is_contiguous() else None
 
 
 def _fired(

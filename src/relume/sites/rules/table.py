@@ -183,7 +183,66 @@ def follow(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     rule = _RULES.get(func)
     if rule is None:
         rule = _RULES[func] = _rule_for(func)
-    rule(flow, args, kwargs, out)
+    if rule is nothing:
+        return
+    key = _key(flow, func, args, kwargs, out) if rule not in _BY_VALUE else None
+    if key is None:
+        rule(flow, args, kwargs, out)
+        return
+    outputs = (out,) if isinstance(out, Tensor) else out
+    nodes = flow.memo.get(key)
+    if nodes is None:
+        inputs = flow.inputs
+        rule(flow, args, kwargs, out)
+        if flow.inputs == inputs:
+            flow.memo[key] = tuple(flow.node(t) for t in outputs)
+        return
+    for tensor, node in zip(outputs, nodes, strict=True):
+        if node is not None:
+            flow.set(tensor, node)
+
+
+# These look at values, remember tensors, or write into their arguments: no two calls of them are alike.
+_BY_VALUE = frozenset(
+    rule
+    for name, rule in _NAMED.items()
+    if rule in (cast, cdist, getitem, negate, recurrent, scatter, setitem, zeros, zeros_like)
+    or name in ("gt", "ge", "__gt__", "__ge__", "greater", "lt", "le", "__lt__", "__le__", "less", "embedding_bag")
+)
+_PLAIN = (int, str, bool, type(None), torch.dtype, torch.device, torch.memory_format, type(Ellipsis), torch.Size)
+
+
+def _key(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """All that the nodes of the outputs depend on, or None where that can't be said."""
+    if isinstance(out, Tensor):
+        shapes: Any = out.shape
+    elif isinstance(out, tuple | list) and all(isinstance(t, Tensor) for t in out):
+        shapes = tuple(t.shape for t in out)
+    else:
+        return None
+    try:
+        parts = tuple([_part(flow, a) for a in args])
+        named = tuple([(k, _part(flow, v)) for k, v in kwargs.items()]) if kwargs else ()
+    except _Unkeyed:
+        return None
+    return func, flow.where, flow.inputs, parts, named, shapes
+
+
+class _Unkeyed(Exception):  # noqa: N818 - no error: it ends the making of a key
+    pass
+
+
+def _part(flow: Flow, value: Any) -> Any:
+    """What matters of one argument: a tensor's node, or its shape where it has none."""
+    if isinstance(value, Tensor):
+        return flow.node(value) or (value.shape,)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, float):
+        return float
+    if isinstance(value, tuple | list):
+        return tuple([_part(flow, v) for v in value])
+    raise _Unkeyed
 
 
 def through_module(flow: Flow, args: tuple[Any, ...], out: Any) -> None:

@@ -61,11 +61,13 @@ def load() -> dict[torch.dtype, Kernel] | None:
 
 
 _said: list[str] = []
+# Of other classes of tensors the address may be of something else, or of nothing.
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def kernel_for(x: Tensor) -> Kernel | None:
     """The kernel for such samples, if there is one."""
-    if x.device.type != "cpu" or x.layout != torch.strided:
+    if type(x) not in PLAIN or x.device.type != "cpu" or x.layout != torch.strided or x.is_neg():
         return None
     built = load()
     return built.get(x.dtype) if built is not None else None
@@ -129,29 +131,32 @@ def _cpu() -> str:
         return platform.processor()
 
 
-def observe(
+def prepared(
     kernel: Kernel,
-    x: Tensor,
+    sizes: tuple[int, int, int, int],
     edges: tuple[float, float],
     state: Tensor,
-    step: int,
     *,
     relu: bool,
     counted: bool,
     flat: bool,
-) -> bool:
-    """Add samples to a meter's state, float64 [11, units].
+) -> Callable[[int, float], int]:
+    """A call that adds samples to a meter's state, float64 [11, units].
 
     Args:
-        x: contiguous [inputs, rows, units, inner].
+        sizes: the samples' [inputs, rows, units, inner], as they lie in memory without gaps.
         edges: a sample fires when it lies strictly between them.
         relu: the output is max(0, x) and its sum is added too.
         counted: `edges` mean something; otherwise every sample counts as outside the zone.
         flat: an input fires when one of its samples does; otherwise every input does.
 
     Returns:
-        False, with nothing added, when a sample is NaN or infinite.
+        A function of the samples' address and the step, which gives 0, or 1 with nothing added when a sample is NaN,
+        infinite or too large to square. It holds the state.
     """
-    low, high = edges
-    code = kernel(x.data_ptr(), *x.shape, low, high, relu, counted, flat, float(step), state.data_ptr())
-    return code == 0
+    rest = (*sizes, *edges, int(relu), int(counted), int(flat))
+
+    def run(address: int, step: float) -> int:
+        return kernel(address, *rest, step, state.data_ptr())
+
+    return run
