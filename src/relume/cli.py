@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from relume._version import __version__
 from relume.errors import RelumeError
+from relume.launch.program import Start
 
 app = typer.Typer(
     help="Find the units of a PyTorch network that have died while it trains: which, when, and how sure that is.",
@@ -22,6 +25,11 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+class _Mode(str, Enum):
+    train = "train"
+    eval = "eval"
 
 
 def _version(wanted: bool) -> None:
@@ -62,7 +70,7 @@ def demo(
     console.print()
     console.print(
         f"Right on held-out digits: [bold]{doomed['held_out_accuracy']:.1%}[/] doomed, "
-        f"[bold]{sane['held_out_accuracy']:.1%}[/] sane. Nothing in the falling loss says why; the dead units do."
+        f"[bold]{sane['held_out_accuracy']:.1%}[/] sane. The loss says that it stopped learning; the dead units say why."
     )
     console.print()
     console.print(f"Report: [bold]{result['report']}[/]", soft_wrap=True)
@@ -96,14 +104,109 @@ def report(
     console.print(f"Report: [bold]{path}[/]", soft_wrap=True)
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    script: Annotated[str, typer.Argument(help="A file, a folder with a __main__.py, or with -m a module.")],
+    args: Annotated[list[str] | None, typer.Argument(help="All after the script is its own.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="Run a module, as `python -m` does.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Observe each k-th step.")] = 10,
+    window: Annotated[int, typer.Option(min=1, help="Steps per window.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for run files and report; default: runs/NAME-DATE.")
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Shell pattern on site names; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern on site names; may be repeated.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Show each model's units while it trains.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one line of JSON on stderr; stdout is the script's.")
+    ] = False,
+) -> None:
+    """Run a training script, unchanged, and watch every model that it trains.
+
+    The script's arguments, output, exit code, exceptions and signals are its own. relume prints its verdict on stderr
+    after it has ended, and leaves a run file per model and a report.
+    """
+    from relume.launch.program import Program
+    from relume.launch.session import Options, Session
+
+    options = Options(every, window, out, tuple(include or ()), tuple(exclude or ()), live, as_json)
+    raise Start(Session(Program(script, tuple(args or ()), module), options).run)
+
+
+@app.command()
+def census(
+    model: Annotated[str, typer.Argument(help="MODULE:NAME or FILE.py:NAME of a module, or of what makes one.")],
+    data: Annotated[str, typer.Option(help="MODULE:NAME of a DataLoader, tensor or batches, or of what makes one.")],
+    weights: Annotated[Path | None, typer.Option(help="State dict by torch.save, or a .safetensors file.")] = None,
+    phase: Annotated[_Mode, typer.Option(help="Mode that the model is run in.")] = _Mode.eval,
+    min_inputs: Annotated[int, typer.Option(min=1, help="Below it a silent unit is unknown, not dead.")] = 256,
+    max_batches: Annotated[int | None, typer.Option(min=1, help="Take no more batches than this.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Shell pattern on site names; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern on site names; may be repeated.")] = None,
+    axis: Annotated[list[str] | None, typer.Option(help="Unit axis, as N or PATTERN=N; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Of torch, before model and data are made.")] = 0,
+    fail_over: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail when a larger share of all judged units is dead.")
+    ] = None,
+    fail_over_site: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail when a larger share of any one site is dead.")
+    ] = None,
+    fail_on_unknown: Annotated[
+        bool, typer.Option("--fail-on-unknown", help="Fail when units could not be judged.")
+    ] = False,
+    sarif: Annotated[Path | None, typer.Option(help="Write the dead units as SARIF 2.1.0.")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(envvar="GITHUB_STEP_SUMMARY", help="Write a Markdown page; the one of a GitHub job is added to."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count the dead units of a trained model, and fail when there are too many: a check for CI.
+
+    Imports the modules that are named, so what they do when imported is done. With a limit set, NaN or infinite
+    pre-activations and a model of which nothing could be judged fail too. Exit code: 0 fine, 1 over a limit, 2 error.
+    """
+    from relume import check
+
+    limits = check.Limits(fail_over, fail_over_site, fail_on_unknown)
+    source, found = check.run(
+        model, data, weights, seed=seed, max_batches=max_batches, axis=check.axes(axis or ()), phase=phase.value,
+        min_inputs=min_inputs, include=tuple(include or ()), exclude=tuple(exclude or ()),
+    )  # fmt: skip
+    failures = limits.failures(found)
+    if sarif is not None:
+        check.write(sarif, json.dumps(check.sarif(found, source, failures), indent=2, ensure_ascii=False))
+    if summary is not None:
+        page = check.markdown(found, failures, checked=limits.set)
+        check.write(summary, page, add=str(summary) == os.environ.get("GITHUB_STEP_SUMMARY"))
+    if as_json:
+        _print_json({"passed": not failures, "failures": failures, "census": found.to_dict()})
+    else:
+        console = Console(highlight=False)
+        console.print(found)
+        for note in found.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+        for failure in failures:
+            console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)
+
+
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def main() -> None:
-    """Entry point: relume's own errors become one line on stderr and exit code 2."""
+    """Entry point: relume's own errors become one line on stderr and exit code 2; a program's errors are its own."""
+    program: Start | None = None
+    hook = sys.excepthook
     try:
         app()
+    except Start as start:
+        program = start
     except (RelumeError, OSError) as error:
         typer.echo(f"relume: {error}", err=True)
         sys.exit(2)
+    if program is not None:
+        sys.excepthook = hook  # typer has set its own
+        program.run()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from relume.census import Census, Counts, Phase, SiteCensus
 from relume.errors import BatchError, EmptyCensusError, NoSitesError, RelumeError
 from relume.sites import Found, Tracker
+from relume.sites.flow import tensors_in
+from relume.watch import arguments, compiled
+from relume.watch.aside import aside
 from relume.watch.meters import Meter, collect
-from relume.watch.watch import _patterns, _positive
 
 
 def census(
@@ -49,20 +54,20 @@ def census(
     Raises:
         EmptyCensusError: `batches` yields nothing, or only empty tensors.
         NoSitesError: the forward pass applied no known activation; names what the model is made of.
-        BatchError: a batch can't be passed to the model.
+        BatchError: a batch can't be passed to the model's forward.
+        RelumeError: the model holds no numbers: it is on the meta device, or its lazy layers have seen no batch yet.
 
     Source: dead as in Lu et al. 2019, section 2; bound by Clopper and Pearson 1934.
 
     >>> census(nn.Sequential(nn.Linear(2, 4), nn.ReLU()), [torch.randn(512, 2)])["1"].dead.shape
     torch.Size([4])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"relume.census takes a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise RelumeError("relume can't see inside a torch.jit.ScriptModule: take the census of the original model")
+    model = compiled.original(arguments.module(model, "census"))
     if phase not in ("train", "eval"):
         raise ValueError(f"phase is 'train' or 'eval', not {phase!r}")
-    _positive("min_inputs", min_inputs)
+    arguments.positive("min_inputs", min_inputs)
+    arguments.axes(axis, input_axis)
+    _check_weights(model)
     meters: dict[Any, Meter] = {}
 
     def meter(found: Found, x: Tensor) -> Any:
@@ -73,16 +78,18 @@ def census(
     tracker = Tracker(
         model,
         meter,
-        include=_patterns(include if isinstance(include, str) else tuple(include)),
-        exclude=_patterns(exclude if isinstance(exclude, str) else tuple(exclude)),
+        include=arguments.patterns("include", include),
+        exclude=arguments.patterns("exclude", exclude),
         axis=axis,
         input_axis=input_axis,
         keep_fast_path=False,
     )
-    passes = 0
+    passes, empty = 0, True
     with _as_it_was(model, phase):
         for batch in [batches] if isinstance(batches, Tensor) else _iterate(batches):
             args, kwargs = _arguments(model, batch)
+            sizes = [t.numel() for t in tensors_in((args, kwargs))]
+            empty = empty and bool(sizes) and not any(sizes)
             while True:
                 _run(model, tracker, args, kwargs)
                 if not tracker.restarted:
@@ -90,15 +97,16 @@ def census(
                 tracker.forget()
                 meters.clear()
             passes += 1
-    if not passes:
-        raise EmptyCensusError("there is nothing to count: the batches yielded nothing")
+    if not passes or empty:
+        raise EmptyCensusError(
+            f"there is nothing to count: the batches yielded {'only empty tensors' if passes else 'nothing'}"
+        )
     sites = tracker.sites()
     if not sites:
         kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})
         raise NoSitesError(
             f"{type(model).__name__} applied no activation that relume knows (it is made of: {', '.join(kinds[:12])}). "
-            "Make an activation of your own known with relume.register_activation; if the batches are empty, there is "
-            "nothing to see"
+            "Make an activation of your own known with relume.register_activation"
         )
     used = [key for key, m in meters.items() if m.samples]
     counted = dict(zip(used, collect([meters[k] for k in used]), strict=True))
@@ -119,28 +127,33 @@ def _run(model: nn.Module, tracker: Tracker, args: tuple[Any, ...], kwargs: dict
     handle = model.register_forward_pre_hook(begin, with_kwargs=True)
     output = None
     try:
-        output = model(*args, **kwargs)
-    except (TypeError, KeyError) as error:
-        if tracker.active:
-            raise
-        raise BatchError(
-            f"a batch does not fit {type(model).__name__}.forward: {error}. A tensor is passed as the one argument, a "
-            "tuple as positional and a dict as keyword arguments"
-        ) from error
+        with compiled.eager():
+            output = model(*args, **kwargs)
     finally:
         handle.remove()
         tracker.end(output)
 
 
+def _check_weights(model: nn.Module) -> None:
+    if any(is_lazy(t) for t in chain(model.parameters(), model.buffers())):
+        raise RelumeError(
+            f"{type(model).__name__} has lazy layers, whose weights the first batch draws: pass it one before a census"
+        )
+    if any(t.is_meta for t in chain(model.parameters(), model.buffers())):
+        raise RelumeError(
+            f"{type(model).__name__} is on the meta device, where tensors hold no numbers: move it to a real one"
+        )
+
+
 def _iterate(batches: Any) -> Iterator[Any]:
+    if isinstance(batches, Mapping) and not isinstance(batches, torch.utils.data.Dataset):
+        raise BatchError("batches is one dict; for a single batch of keyword arguments pass [batch]")
     try:
-        iterator = iter(batches)
+        iterator: Iterator[Any] = iter(batches)
     except TypeError as error:
         raise BatchError(
             f"batches must be a tensor, an iterable of batches or a DataLoader, not {type(batches).__name__}"
         ) from error
-    if isinstance(batches, Mapping):
-        raise BatchError("batches is one dict; for a single batch of keyword arguments pass [batch]")
     return iterator
 
 
@@ -150,71 +163,61 @@ def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str,
     device = first.device if first is not None else torch.device("cpu")
 
     def moved(value: Any) -> Any:
-        if isinstance(value, Tensor):
+        if callable(getattr(value, "to", None)):  # before tuples: a PackedSequence is one
             return value.to(device)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*map(moved, value))
         if isinstance(value, tuple | list):
             return type(value)(map(moved, value))
-        if isinstance(value, dict):
-            return {k: moved(v) for k, v in value.items()}
-        return value.to(device) if hasattr(value, "to") and callable(value.to) else value
+        return {k: moved(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    parameters = list(inspect.signature(model.forward).parameters.values())
+    signature = inspect.signature(model.forward)
+    parameters = list(signature.parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(batch, Mapping) or hasattr(batch, "keys"):
-        named = {str(k): batch[k] for k in batch.keys()}  # noqa: SIM118 - mapping-like objects
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return (), {k: moved(v) for k, v in named.items()}
         taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        kwargs = {k: moved(v) for k, v in named.items() if k in taken}
-        required = [p for p in positional if p.default is p.empty]
-        if not kwargs and len(required) == 1:
-            return (moved(dict(named)),), {}
-        return (), kwargs
-    if isinstance(batch, tuple | list):
-        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            return tuple(map(moved, batch)), {}
-        return tuple(map(moved, batch[: len(positional)])), {}
-    if isinstance(batch, Tensor) or hasattr(batch, "to"):
-        return (moved(batch),), {}
-    raise BatchError(
-        f"a batch of type {type(batch).__name__} can't be passed to {type(model).__name__}: "
-        "give a tensor, a tuple of positional arguments, or a dict of keyword arguments"
-    )
+        everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        names = {str(k) for k in batch.keys()}  # noqa: SIM118 - mapping-like objects
+        kwargs = {k: moved(batch[k]) for k in batch.keys() if everything or k in taken}  # noqa: SIM118
+        if not kwargs and len([p for p in positional if p.default is p.empty]) == 1:
+            args = (moved(batch),)  # the model takes the dict as it is
+        given = f"a dict of {', '.join(sorted(names)) or 'nothing'}"
+    elif isinstance(batch, tuple | list) and not hasattr(batch, "to"):
+        everything = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        args = tuple(map(moved, batch if everything else batch[: len(positional)]))
+        given = f"{len(batch)} positional arguments"
+    elif hasattr(batch, "to"):
+        args, given = (moved(batch),), "one argument"
+    else:
+        raise BatchError(
+            f"a batch of type {type(batch).__name__} can't be passed to {type(model).__name__}: "
+            "give a tensor, a tuple of positional arguments, or a dict of keyword arguments"
+        )
+    if not model._forward_pre_hooks:  # which may change the arguments
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise BatchError(
+                f"a batch does not fit {type(model).__name__}.forward{signature}: it is {given}, and {error}. A tensor "
+                "is passed as the one argument, a tuple as positional and a dict as keyword arguments"
+            ) from error
+    return args, kwargs
 
 
-class _as_it_was:
-    """Run a model in a mode, and put back everything that running it can change."""
-
-    def __init__(self, model: nn.Module, phase: Phase) -> None:
-        self.model, self.phase = model, phase
-
-    def __enter__(self) -> None:
-        self.modes = [(m, m.training) for m in self.model.modules()]
-        # In place on exit, so that views and references of the buffers stay valid.
-        self.buffers = [(b, b.detach().clone()) for b in self.model.buffers()]
-        self.attributes = [(m, dict(m._buffers)) for m in self.model.modules()]
-        self.random = torch.random.fork_rng(devices=_devices(self.model))
-        self.no_grad = torch.no_grad()
-        self.random.__enter__()
-        self.no_grad.__enter__()
-        if any(training != (self.phase == "train") for _, training in self.modes):
-            self.model.train(self.phase == "train")
-
-    def __exit__(self, *exc: Any) -> None:
-        self.no_grad.__exit__(*exc)
-        self.random.__exit__(*exc)
-        for module, training in self.modes:
-            module.training = training
-        for module, buffers in self.attributes:
-            for name, buffer in buffers.items():
-                module._buffers[name] = buffer
-        with torch.no_grad():
-            for buffer, saved in self.buffers:
-                if buffer.shape == saved.shape and not torch.equal(buffer, saved):
-                    buffer.copy_(saved)
-
-
-def _devices(model: nn.Module) -> list[torch.device]:
-    return list({p.device for p in model.parameters() if p.device.type == "cuda"})
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module, phase: Phase) -> Iterator[None]:
+    """Run a model in a mode, without gradients, and put back everything that running it can change."""
+    modes = [(m, m.training) for m in model.modules()]
+    with aside(model):
+        try:
+            # `train` may do more than set the flag (fold weights, keep a part frozen), so it is called only if need be.
+            if any(training != (phase == "train") for _, training in modes):
+                model.train(phase == "train")
+            yield
+        finally:
+            if model.training != modes[0][1]:
+                model.train(modes[0][1])
+            for module, training in modes:
+                module.training = training

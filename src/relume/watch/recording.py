@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,34 @@ class Window:
     complete: bool
     counts: Mapping[str, Callable[[], PhaseCounts]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def coarser(windows: list[Window]) -> list[Window]:
+    """Add up neighbours two by two, all but the latest window; counts stay exact, resolution halves."""
+
+    def both(a: Window, b: Window) -> Window:
+        counts: dict[str, Callable[[], PhaseCounts]] = {}
+        for phase in dict.fromkeys([*a.counts, *b.counts]):
+            merged = dict(a.counts[phase]()) if phase in a.counts else {}
+            for name, c in (b.counts[phase]() if phase in b.counts else {}).items():
+                merged[name] = merged[name].merge(c) if name in merged else c
+            counts[phase] = held(merged)
+        return Window(
+            a.index, a.first_step, b.last_step, a.observed + b.observed, a.complete and b.complete, counts, b.settings
+        )
+
+    older, latest = windows[:-1], windows[-1:]
+    paired = [both(a, b) for a, b in zip(older[::2], older[1::2], strict=False)]
+    return [*paired, *(older[-1:] if len(older) % 2 else []), *latest]
+
+
+def held(counts: PhaseCounts) -> Callable[[], PhaseCounts]:
+    """Counts in memory, as a window's `counts` hands them out."""
+    return partial(_same, counts)
+
+
+def _same(counts: PhaseCounts) -> PhaseCounts:
+    return counts
 
 
 class History(list[dict[str, Any]]):

@@ -1,45 +1,76 @@
 """The run file: a SQLite database that holds one run, readable while it is written and after a crash.
 
 WAL mode, one commit per window: kill -9 loses at most the window in progress. Only numbers, JSON and raw
-little-endian arrays are stored, never code, so opening a foreign file can fail but not harm.
+little-endian arrays are stored, never code, so opening a foreign file can fail but not harm. Every row carries a
+checksum of itself, and every window says how many rows of counts it has: a damaged file is refused, never misread.
+What grows with the run (counts) is read when it is asked for; the timelines are kept as folded so far, a row per site.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
+import struct
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from relume.census import Counts
-from relume.census.counts import ARRAYS, INTEGER_ARRAYS
+from relume.census import Timeline
+from relume.census.counts import ARRAYS
 from relume.errors import RunFileError
 from relume.sites import Site
+from relume.watch.packing import pack, pack_timeline, unpack, unpack_timeline, whole_number
 from relume.watch.recording import PHASES, PhaseCounts, Recording, Window
 
 FORMAT = 1
 APPLICATION_ID = 0x72656C75  # "relu", in the SQLite header
 FILE_NAME = "run.sqlite"
+_PAGE = 16384  # bytes; several sites of a hundred units fit into one
 
-_SCHEMA = """
-CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE sites (name TEXT PRIMARY KEY, place INTEGER NOT NULL, description TEXT NOT NULL);
-CREATE TABLE windows (
-    number INTEGER PRIMARY KEY, first_step INTEGER NOT NULL, last_step INTEGER NOT NULL,
-    observed INTEGER NOT NULL, complete INTEGER NOT NULL, settings TEXT NOT NULL, written REAL NOT NULL);
-CREATE TABLE counts (
-    number INTEGER NOT NULL, phase TEXT NOT NULL, site TEXT NOT NULL, units INTEGER NOT NULL,
-    inputs INTEGER NOT NULL, samples INTEGER NOT NULL, arrays BLOB NOT NULL,
-    PRIMARY KEY (number, phase, site)) WITHOUT ROWID;
-CREATE TABLE scalars (step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL);
-CREATE TABLE notes (text TEXT PRIMARY KEY);
-"""
+_ROWS = "rows"  # the entry of `about` that says how many rows each table has
+
+# Zlib can't make data smaller than this, so a file has no room for more units than follow from it; and so many units
+# are believed of any file.
+_MOST_SQUEEZED = 1100
+_UNITS_BELIEVED = 10_000_000
+
+# What reading a row that is not as it was written may raise.
+_DAMAGE = (
+    sqlite3.Error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError,
+    struct.error, zlib.error,
+)  # fmt: skip
+
+# Each table: its columns, ahead of the checksum, and what makes a row unique.
+_TABLES = {
+    "about": (("key TEXT", "value TEXT"), "key"),
+    "sites": (("place INTEGER", "name TEXT", "description TEXT"), "name"),
+    "windows": (
+        (
+            "number INTEGER", "first_step INTEGER", "last_step INTEGER", "observed INTEGER", "complete INTEGER",
+            "settings TEXT", "rows TEXT", "written REAL",
+        ),
+        "number",
+    ),
+    "counts": (
+        (
+            "number INTEGER", "phase TEXT", "site TEXT", "inputs INTEGER", "samples INTEGER", "units INTEGER",
+            "arrays BLOB",
+        ),
+        "number, phase, site",
+    ),
+    "scalars": (("place INTEGER", "step INTEGER", "name TEXT", "value BLOB"), "place"),
+    "notes": (("place INTEGER", "text TEXT"), "place"),
+    "timelines": (("site TEXT", "number INTEGER", "arrays BLOB"), "site"),
+}  # fmt: skip
+
+
+# All but most of the file, which is held against the windows' own tallies when it is read.
+_SMALL = [table for table in _TABLES if table != "counts"]
 
 
 def run_file(path: str | Path) -> Path:
@@ -48,8 +79,21 @@ def run_file(path: str | Path) -> Path:
     return path if path.suffix in (".sqlite", ".db") else path / FILE_NAME
 
 
+def _log(path: Path) -> Path:
+    """SQLite's log, which holds the latest commits."""
+    return path.with_name(path.name + "-wal")
+
+
+def checksum(row: Sequence[Any]) -> int:
+    """Of a row's values, in order: whole numbers, floats, strings, bytes."""
+    total = 0
+    for value in row:
+        total = zlib.crc32(value if isinstance(value, bytes) else repr(value).encode(), zlib.crc32(b",", total))
+    return total
+
+
 class Writer:
-    """Writes one run. The file must not exist yet, or hold an empty run.
+    """Writes one run, to a file that must not exist yet.
 
     Raises:
         RunFileError: the folder can't be made or written, or it already holds a run.
@@ -57,31 +101,72 @@ class Writer:
 
     def __init__(self, path: str | Path, about: Mapping[str, Any]) -> None:
         self.path = run_file(path)
+        self._process = os.getpid()
+        self._sites: dict[str, Site] = {}
+        self._rows = dict.fromkeys(_SMALL, 0)  # committed
+        self._about: set[str] = set()
+        self._timelines: set[str] = set()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFileError(f"can't make the run folder {self.path.parent}: {error}") from error
-        if self.path.exists():
-            raise RunFileError(f"{self.path} already holds a run; choose another folder or remove it")
         try:
-            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            # Of two writers only one makes the file.
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+            self._file = self.path.stat()
+        except FileExistsError:
+            raise RunFileError(f"{self.path} already holds a run; choose another folder or remove it") from None
+        except OSError as error:
+            raise RunFileError(f"can't write a run file at {self.path}: {error}") from error
+        try:
+            self._begin(about)
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(OSError):
+                self.path.unlink()  # else it would stand in the way of the next try
+            raise RunFileError(f"can't write a run file at {self.path}: {error}") from error
+
+    def _begin(self, about: Mapping[str, Any]) -> None:
+        self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        try:
+            self._db.execute(f"PRAGMA page_size={_PAGE}")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA wal_autocheckpoint=256")  # pages: 4 MiB of log
             self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version={FORMAT}")
-            self._db.execute("BEGIN")
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._set_about({**about, "status": "running", "started": time.time()})
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise RunFileError(f"can't write a run file at {self.path}: {error}") from error
-        self._sites: dict[str, Site] = {}
+            with self._transaction():
+                for name, (columns, key) in _TABLES.items():
+                    body = ", ".join(f"{column} NOT NULL" for column in (*columns, "checksum INTEGER"))
+                    # Rows with arrays are long, which SQLite keeps well only in a table with row ids.
+                    ids = "" if any("BLOB" in column for column in columns) else "WITHOUT ROWID"
+                    self._db.execute(f"CREATE TABLE {name} ({body}, PRIMARY KEY ({key})) {ids}")
+                self._put_about({**about, "status": "running", "started": time.time()}, self._rows)
+        except BaseException:
+            self._db.close()
+            raise
 
-    def _set_about(self, about: Mapping[str, Any]) -> None:
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _put(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        places = ", ".join("?" * (len(_TABLES[table][0]) + 1))
         self._db.executemany(
-            "INSERT OR REPLACE INTO about VALUES (?, ?)", [(k, json.dumps(v)) for k, v in about.items()]
+            f"INSERT OR REPLACE INTO {table} VALUES ({places})", ((*row, checksum(row)) for row in rows)
         )
+
+    def _put_about(self, about: Mapping[str, Any], rows: dict[str, int]) -> None:
+        """With how many rows each table has, so that none can be lost unnoticed."""
+        self._about.update(about, [_ROWS])
+        rows["about"] = len(self._about)
+        self._put("about", [(k, json.dumps(v)) for k, v in {**about, _ROWS: rows}.items()])
 
     def write(
         self,
@@ -90,48 +175,80 @@ class Writer:
         scalars: list[tuple[int, str, float]],
         notes: list[str],
         about: Mapping[str, Any] | None = None,
+        timelines: Mapping[str, Timeline] | None = None,
     ) -> None:
         """Commit one window with the sites, scalars and notes that are new since the last.
 
+        Args:
+            window: None when there is only news of the rest.
+            sites, notes: all so far.
+            scalars: those not yet written.
+            about: what has changed of it.
+            timelines: by site, this window folded in. Without them a reader folds all windows, which takes longer.
+
         Raises:
-            sqlite3.Error: the disk is full, the file was removed, or another process holds it.
+            sqlite3.Error, OSError: the disk is full, the file was removed, or another process holds it.
         """
-        db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            for place, site in enumerate(sites):
-                if self._sites.get(site.name) != site:
-                    db.execute(
-                        "INSERT OR REPLACE INTO sites VALUES (?, ?, ?)", (site.name, place, json.dumps(site.to_dict()))
-                    )
+        if os.getpid() != self._process:
+            return  # a forked copy, such as a loader's worker: the run is its parent's
+        self._check_still_there()
+        rows = dict(self._rows)
+        new_notes = notes[rows["notes"] :]
+        with self._transaction():
+            self._put(
+                "sites",
+                [
+                    (place, site.name, json.dumps(site.to_dict()))
+                    for place, site in enumerate(sites)
+                    if self._sites.get(site.name) != site
+                ],
+            )
+            rows["sites"] = len(sites)
             if window is not None:
-                row = (
-                    window.index, window.first_step, window.last_step, window.observed, int(window.complete),
-                    json.dumps(dict(window.settings)), time.time(),
-                )  # fmt: skip
-                db.execute("INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-                for phase in PHASES:
-                    if phase in window.counts:
-                        db.executemany(
-                            "INSERT OR REPLACE INTO counts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                            [
-                                (window.index, phase, name, c.units, c.inputs, c.samples, pack(c))
-                                for name, c in window.counts[phase]().items()
-                            ],
-                        )
-            db.executemany("INSERT INTO scalars VALUES (?, ?, ?)", scalars)
-            db.executemany("INSERT OR IGNORE INTO notes VALUES (?)", [(n,) for n in notes])
-            if about:
-                self._set_about(about)
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
+                self._put_window(window)
+                self._put_timelines(window, timelines or {})
+                rows["windows"] += 1
+                rows["timelines"] = len(self._timelines)
+            at = rows["scalars"]
+            self._put("scalars", [(at + i, s, n, struct.pack("<d", v)) for i, (s, n, v) in enumerate(scalars)])
+            self._put("notes", list(enumerate(new_notes, rows["notes"])))
+            rows["scalars"] += len(scalars)
+            rows["notes"] += len(new_notes)
+            self._put_about(about or {}, rows)
         self._sites.update((s.name, s) for s in sites)
+        self._rows = rows
+
+    def _put_window(self, window: Window) -> None:
+        by_phase = {phase: window.counts[phase]() for phase in PHASES if phase in window.counts}
+        rows = {phase: len(counts) for phase, counts in by_phase.items()}
+        row = (
+            window.index, window.first_step, window.last_step, window.observed, int(window.complete),
+            json.dumps(dict(window.settings)), json.dumps(rows), time.time(),
+        )  # fmt: skip
+        self._put("windows", [row])
+        for phase, counts in by_phase.items():
+            self._put(
+                "counts",
+                # In the order of the table, so that its pages are filled one after the other; one at a time in memory.
+                ((window.index, phase, n, c.inputs, c.samples, c.units, pack(c)) for n, c in sorted(counts.items())),
+            )
+
+    def _put_timelines(self, window: Window, timelines: Mapping[str, Timeline]) -> None:
+        counted = window.counts["train"]() if "train" in window.counts else {}
+        folded = sorted(timelines.keys() & counted.keys())
+        self._put("timelines", ((name, window.index, pack_timeline(timelines[name])) for name in folded))
+        self._timelines.update(folded)
+
+    def _check_still_there(self) -> None:
+        """SQLite would go on writing to a file that was removed, and all would be lost at the end."""
+        now = self.path.stat()
+        if (now.st_ino, now.st_dev) != (self._file.st_ino, self._file.st_dev):
+            raise FileNotFoundError("another file is in its place")
 
     def close(self) -> None:
-        self._db.close()
+        if os.getpid() == self._process:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
 
 
 class Run(Recording):
@@ -148,99 +265,164 @@ class Run(Recording):
             raise RunFileError(f"there is no run at {path}: {self.path} does not exist")
         try:
             self._db = _open(self.path)
+        except (sqlite3.Error, OSError) as error:
+            raise RunFileError(f"{self.path} can't be opened as a run file: {error}") from error
+        try:
             self._check_format()
-            about = {k: json.loads(v) for k, v in self._db.execute("SELECT key, value FROM about")}
-            super().__init__(int(about["min_inputs"]))
-            self.about = about
-            for name, description in self._db.execute("SELECT name, description FROM sites ORDER BY place"):
-                self._sites[name] = Site.from_dict(json.loads(description))
-            phases: dict[int, set[str]] = {}
-            for number, phase in self._db.execute("SELECT DISTINCT number, phase FROM counts"):
-                phases.setdefault(number, set()).add(phase)
-            for number, first, last, observed, complete, settings in self._db.execute(
-                "SELECT number, first_step, last_step, observed, complete, settings FROM windows ORDER BY number"
-            ):
-                counts = {p: (lambda n=number, p=p: self._counts(n, p)) for p in PHASES if p in phases.get(number, ())}
-                self._windows.append(
-                    Window(number, first, last, observed, bool(complete), counts, json.loads(settings))
-                )
-            self.scalars = [
-                (int(s), str(n), float(v)) for s, n, v in self._db.execute("SELECT step, name, value FROM scalars")
-            ]
-            self.notes = [str(t) for (t,) in self._db.execute("SELECT text FROM notes")]
-        except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunFileError(f"{self.path} is damaged or no run file of relume: {error}") from error
+            self._db.execute("BEGIN")  # all that follows as of one moment, though the run goes on
+            self._read()
+            self._db.execute("COMMIT")
+        except RunFileError:
+            self._db.close()
+            raise
+        except _DAMAGE as error:
+            self._db.close()
+            raise RunFileError(f"{self.path} is damaged: {error}") from error
 
     @property
     def status(self) -> str:
         return str(self.about.get("status", "running"))
 
+    def close(self) -> None:
+        """Let go of the file; what is not yet read can't be read any more."""
+        self._db.close()
+
     def _check_format(self) -> None:
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        try:
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise RunFileError(f"{self.path} is damaged, or no run file of relume: {error}") from error
         if application != APPLICATION_ID:
             raise RunFileError(f"{self.path} is a SQLite database, but no run file of relume")
         if version > FORMAT:
             raise RunFileError(
                 f"{self.path} has format {version}; this relume reads up to {FORMAT}: upgrade relume to read it"
             )
+        if version != FORMAT:
+            raise RunFileError(f"{self.path} is damaged: format {version} never was")
 
-    def _counts(self, number: int, phase: str) -> PhaseCounts:
-        try:
-            rows = self._db.execute(
-                "SELECT site, units, inputs, samples, arrays FROM counts WHERE number = ? AND phase = ?",
-                (number, phase),
-            ).fetchall()
-            return {
-                site: unpack(units, inputs, samples, arrays)
-                for site, units, inputs, samples, arrays in rows
-                if site in self._sites and self._sites[site].units == units
+    def _read(self) -> None:
+        log = _log(self.path)
+        (page,) = self._db.execute("PRAGMA page_size").fetchone()
+        if not (log.exists() and log.stat().st_size) and self.path.stat().st_size % page:
+            raise ValueError("its last page is cut short")  # SQLite would fill it up with zeros
+        for table in _SMALL:
+            (fault,) = self._db.execute(f"PRAGMA quick_check({table})").fetchone()
+            if fault != "ok":
+                raise ValueError(fault)
+        about = {key: json.loads(value) for key, value in self._rows("about")}
+        told = about.pop(_ROWS)
+        for table in _SMALL:
+            (found,) = self._db.execute(f"SELECT count(*) FROM {table}").fetchone()
+            if found != told[table]:
+                raise ValueError(f"{table} has {found} rows of {told[table]}")
+        super().__init__(whole_number(about["min_inputs"], 1))
+        self.about = about
+        for place, name, description in self._rows("sites"):
+            site = Site.from_dict(json.loads(description))
+            if site.name != name or place != len(self._sites):
+                raise ValueError(f"site {place} is not what was written")
+            self._sites[name] = site
+        self._check_room()
+        for number, first, last, observed, complete, settings, rows, _ in self._rows("windows"):
+            if number != len(self._windows):
+                raise ValueError(f"window {len(self._windows)} is missing")
+            counts = {
+                phase: partial(self._counts, number, phase, whole_number(n))
+                for phase, n in json.loads(rows).items()
+                if phase in PHASES
             }
-        except (sqlite3.Error, ValueError, TypeError, zlib.error) as error:
-            raise RunFileError(f"{self.path}: window {number} is damaged: {error}") from error
+            for value in (first, last, observed, complete):
+                whole_number(value)
+            self._windows.append(Window(number, first, last, observed, bool(complete), counts, _settings(settings)))
+        self.scalars = [
+            (whole_number(step), _text(name), struct.unpack("<d", v)[0]) for _, step, name, v in self._rows("scalars")
+        ]
+        self.notes = [_text(text) for _, text in self._rows("notes")]
+        self._timelines = {site: (number, arrays) for site, number, arrays in self._rows("timelines")}
+
+    def _check_room(self) -> None:
+        """A site's arrays are made as long as it says; a foreign file may not have them made of any length."""
+        files = (self.path, _log(self.path))
+        room = sum(f.stat().st_size for f in files if f.exists()) * _MOST_SQUEEZED // (8 * len(ARRAYS))
+        units = sum(whole_number(site.units) for site in self.sites)
+        if units > max(room, _UNITS_BELIEVED):
+            raise ValueError(f"its sites have {units} units, for which it has no room")
+
+    def timeline(self, site: str) -> Timeline:
+        name = self._name(site)
+        if name not in self._timelines:
+            return super().timeline(name)
+        number, arrays = self._timelines[name]
+        try:
+            if whole_number(number) >= len(self._windows):
+                raise ValueError(f"it speaks of window {number}")
+            return unpack_timeline(name, self._sites[name].units, arrays)
+        except _DAMAGE as error:
+            raise RunFileError(f"{self.path}: the timeline of {name} can't be read: {error}") from error
+
+    timeline.__doc__ = Recording.timeline.__doc__
+
+    def _rows(self, table: str, where: str = "", *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Rows in order, each held against its checksum.
+
+        Raises:
+            ValueError: a row is not what was written.
+        """
+        order = _TABLES[table][0][0].partition(" ")[0]
+        for *row, found in self._db.execute(f"SELECT * FROM {table} {where} ORDER BY {order}", values):
+            if checksum(row) != found:
+                raise ValueError(f"a row of {table} is not what was written")
+            yield tuple(row)
+
+    def _counts(self, number: int, phase: str, expected: int) -> PhaseCounts:
+        try:
+            rows = self._rows("counts", "WHERE number = ? AND phase = ?", number, phase)
+            found = {
+                site: unpack(self._sites[site].units, inputs, samples, arrays)
+                for _, _, site, inputs, samples, units, arrays in rows
+            }
+            if len(found) != expected:
+                raise ValueError(f"{len(found)} sites of {expected}")
+        except _DAMAGE as error:
+            raise RunFileError(f"{self.path}: the counts of window {number} can't be read: {error}") from error
+        return found
 
 
 def _open(path: Path) -> sqlite3.Connection:
     """Read-only; where even the log's side files can't be made (a read-only folder), as a file that won't change."""
     uri = path.resolve().as_uri()
-    db = sqlite3.connect(f"{uri}?mode=ro", uri=True, check_same_thread=False)
+
+    def connect(options: str) -> sqlite3.Connection:
+        db = sqlite3.connect(f"{uri}?{options}", uri=True, check_same_thread=False, isolation_level=None)
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
     try:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return connect("mode=ro")
     except sqlite3.OperationalError:
-        db.close()
-        db = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return db
+        log = _log(path)
+        if log.exists() and log.stat().st_size:
+            raise  # its latest windows are still in the log, which can't be read from here
+        return connect("mode=ro&immutable=1")
 
 
-def pack(counts: Counts) -> bytes:
-    """The per-unit arrays, one after the other, compressed."""
-    parts = []
-    for name in ARRAYS:
-        kind = "<i8" if name in INTEGER_ARRAYS else "<f8"
-        parts.append(getattr(counts, name).numpy().astype(kind, copy=False).tobytes())
-    return zlib.compress(b"".join(parts), 1)
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
 
 
-def unpack(units: int, inputs: int, samples: int, blob: bytes) -> Counts:
-    """Inverse of `pack`.
-
-    Raises:
-        ValueError: the blob has another length than so many units need, or holds impossible counts.
-    """
-    size = 8 * units * len(ARRAYS)
-    raw = zlib.decompressobj().decompress(blob, size + 1)
-    if units < 0 or inputs < 0 or samples < 0 or len(raw) != size:
-        raise ValueError(f"{len(raw)} bytes for {units} units, {size} expected")
-    arrays = {}
-    for i, name in enumerate(ARRAYS):
-        kind = "<i8" if name in INTEGER_ARRAYS else "<f8"
-        values = np.frombuffer(raw, kind, units, 8 * units * i).astype(kind[1:], copy=True)
-        arrays[name] = torch.from_numpy(values)
-    result = Counts(inputs, samples, **arrays)
-    if bool((result.fired < 0).any()) or bool((result.fired > inputs).any()):
-        raise ValueError("a unit fired on more inputs than there were")
-    return result
+def _settings(text: str) -> dict[str, Any]:
+    settings = json.loads(text)
+    if not isinstance(settings, dict) or not all(isinstance(g, dict) for g in settings.get("groups", ())):
+        raise ValueError("the settings are not as they were written")
+    return settings
 
 
 def load(path: str | Path) -> Run:

@@ -8,50 +8,46 @@ window all meters are read with one transfer.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import copy
 import sqlite3
+import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 import relume._version as version
-from relume.census import Census, Counts, Timeline
-from relume.census.census import SiteCensus
+from relume.census import Census, Counts, Phase, SiteCensus, Timeline
 from relume.errors import RelumeError, RelumeWarning
-from relume.sites import Found, Tracker
+from relume.sites import Found, Site, Tracker, transforms
+from relume.watch import arguments, compiled
+from relume.watch.calls import Calls, Hook, alive
 from relume.watch.meters import BYTES_PER_UNIT, Meter, collect
-from relume.watch.recording import Phase, Recording, Window
+from relume.watch.pace import Pace
+from relume.watch.probe import Probe
+from relume.watch.recording import Recording, Window, coarser, held
 from relume.watch.store import Writer
+from relume.watch.sync import Ranks, on_this_rank, ranks_of, replicated, tensor_parallel
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 # What a watch keeps in memory: beyond it, neighbouring windows are added up and the history gets coarser.
 MEMORY_LIMIT = 64 * 2**20
 WINDOWS_LIMIT = 512
 # Steps without a call of model(...) after which a watch says that it sees nothing.
 _BLIND_STEPS = 3
-
-
-class _Hook:
-    """A hook that a copy or a pickle of the model does not take along: there it does nothing."""
-
-    def __init__(self, target: Callable[..., None] | None) -> None:
-        self.target = target
-
-    def __call__(self, *args: Any) -> None:
-        if self.target is not None:
-            self.target(*args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return _Hook(None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (None,)
 
 
 class Watch(Recording):
@@ -62,7 +58,7 @@ class Watch(Recording):
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
         *,
-        every: int = 10,
+        every: int | Literal["auto"] = 10,
         window: int = 100,
         save: str | Path | None = None,
         include: str | Sequence[str] = (),
@@ -71,68 +67,134 @@ class Watch(Recording):
         input_axis: int | None = None,
         min_inputs: int = 256,
         on_window: Callable[[Watch, Window], None] | None = None,
+        budget: float = 0.01,
+        sync: bool | ProcessGroup = True,
     ) -> None:
-        super().__init__(min_inputs)
-        self.model = model
-        self.every = _positive("every", every)
-        self.window = _positive("window", window)
-        _positive("min_inputs", min_inputs)
+        super().__init__(arguments.positive("min_inputs", min_inputs))
+        called = compiled.original(arguments.module(model, "watch"))
+        model = replicated(model)
+        self.model = compiled.original(replicated(called))
+        self._pace = Pace(arguments.share("budget", budget)) if every == "auto" else None
+        self.every = self._pace.every if self._pace is not None else arguments.positive("every", every, or_else="auto")
+        self.window = arguments.positive("window", window)
+        arguments.axes(axis, input_axis)
+        if on_window is not None and not callable(on_window):
+            raise TypeError(f"on_window is a function of (watch, window), not {type(on_window).__name__}")
         self.step = 0
         self.closed = False
+        self._entered = False
         self._on_window = on_window
-        self._optimizers = _optimizers(model, optimizer)
+        self._optimizers = arguments.optimizers(model, optimizer)
         self._tracker = Tracker(
-            model,
+            self.model,
             self._meter,
-            include=_patterns(include),
-            exclude=_patterns(exclude),
+            include=arguments.patterns("include", include),
+            exclude=arguments.patterns("exclude", exclude),
             axis=axis,
             input_axis=input_axis,
         )
+        # Several threads may call the model; one pass at a time is seen, and no window ends within a count.
+        self._lock = threading.RLock()
+        self._calls = Calls()
+        self._probe = Probe(self._tracker, self._seen)
+        self._doors = compiled.Doors(self._before_forward, self._after_forward)
         self._meters: dict[tuple[Any, Phase], Meter] = {}
         self._phase: Phase = "train"
         self._timelines: dict[str, Timeline] = {}
         self._window_start = 0
         self._window_index = 0
-        self._observed_steps: set[int] = set()
+        self._due = 0  # the first training pass at this step or later is observed
+        self._seen_step = -1  # the latest step of which a training pass was observed
+        self._observed = 0  # steps of this window that were
         self._eval_passes = 0
-        self._calls = 0
         self._kept_bytes = 0
         self._new_scalars: list[tuple[int, str, float]] = []
         self._told_no_sites = False
-        self.about = _about(self, save)
-        self._writer = None if save is None else Writer(save, self.about)
+        self._told_blind = False
+        self.about = self._describe()
+        self._ranks = self._find_ranks(called, sync)
+        writes = save is not None and (self._ranks is None or self._ranks.first)
+        self._writer = Writer(save, self.about) if save is not None and writes else None
         self._handles: list[Any] = []
-        try:
-            self._attach()
-        except BaseException:
-            self._detach()
-            raise
+        self._attach()
+        if compiled.is_wrapper(model):
+            self._doors.open(model)
+        if compiled.compiles():
+            self._find_doors()
+
+    def _describe(self) -> dict[str, Any]:
+        parameters = [p for p in self.model.parameters() if not isinstance(p, UninitializedParameter)]
+        return {
+            "relume": version.__version__,
+            "torch": str(torch.__version__),
+            "model": type(self.model).__name__,
+            "parameters": sum(p.numel() for p in parameters),
+            "optimizer": ", ".join(type(o).__name__ for o in self._optimizers),
+            "every": "auto" if self._pace is not None else self.every,
+            "window": self.window,
+            "min_inputs": self.min_inputs,
+        }
+
+    def _find_ranks(self, called: nn.Module, sync: bool | ProcessGroup) -> Ranks | None:
+        ranks = ranks_of(called, sync, {k: self.about[k] for k in ("relume", "model", "parameters", "window")})
+        if ranks is not None and sync is True and tensor_parallel(self.model):
+            ranks.leave(
+                "tensor parallelism spreads the units over ranks; sync=GROUP adds up a group whose ranks hold the same",
+                quiet=False,
+            )
+        self.about["ranks"] = 1 if ranks is None else len(ranks.members)
+        return ranks
 
     # Life cycle
 
     def _attach(self) -> None:
         model = self.model
-        self._handles.append(model.register_forward_pre_hook(_Hook(self._before_forward), with_kwargs=True))
-        self._handles.append(
-            model.register_forward_hook(_Hook(self._after_forward), with_kwargs=True, always_call=True)
-        )
-        if self._optimizers:
-            self._handles.append(self._optimizers[0].register_step_post_hook(_Hook(self._after_step)))
+        if isinstance(model, nn.TransformerEncoderLayer):
+            self._tracker.note(
+                "any hook on a TransformerEncoderLayer makes torch run it by its ordinary path, so evaluation rounds "
+                "otherwise while it is watched by itself; watch a module that contains it instead"
+            )
+        steps = [o.register_step_post_hook(Hook(self._after_step, self._compiling_step)) for o in self._optimizers[:1]]
+        self._handles = steps
+        if not compiled.in_place(model):  # else all calls come through a door
+            self._handles = [
+                model.register_forward_pre_hook(Hook(self._before_forward, self._compiling), with_kwargs=True),
+                *steps,
+                model.register_forward_hook(Hook(self._after_forward), with_kwargs=True, always_call=True),
+            ]
+        if self._writer is not None or self._ranks is not None:
+            _unfinished.add(self)
 
     def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._tracker.end()
+        """Take the hooks off; the last one only when no other thread needs it to end the pass it is in."""
+        with self._lock:
+            elsewhere = self._tracker.active and not self._tracker.here() and alive(self._tracker.thread)
+            going, self._handles = (self._handles[:-1], self._handles[-1:]) if elsewhere else (self._handles, [])
+            for handle in going:
+                handle.remove()
+            if not elsewhere:
+                self._doors.close()
+                self._tracker.end()
 
     def __enter__(self) -> Watch:
+        if self.closed or self._entered:
+            raise RelumeError(
+                f"this watch {'is closed' if self.closed else 'is open already'}; "
+                "each `with` takes a new one: relume.watch(model, optimizer)"
+            )
+        self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish("finished" if kind is None else f"failed: {kind.__name__}")
+        try:
+            self._finish("finished" if kind is None else f"failed: {kind.__name__}")
+        except Exception as another:
+            if error is None:
+                raise
+            # The training's own error is the one to be raised.
+            warnings.warn(f"closing the watch raised {type(another).__name__}: {another}", RelumeWarning, stacklevel=2)
 
     def close(self) -> None:
         """Stop watching: remove every hook, count the window in progress, finish the run file. Idempotent."""
@@ -142,65 +204,117 @@ class Watch(Recording):
         if self.closed:
             return
         self.closed = True
-        self._detach()
-        self._flush()
-        if self._writer is not None:
-            self._write(None, {"status": status, "ended": time.time(), "steps": self.step})
-        if self._writer is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._writer.close()
-            self._writer = None
-        self.about["status"] = status
-        self.about["steps"] = self.step
+        try:
+            self._detach()
+            if self._ranks is not None and status == "finished":
+                self._ranks.meet(closing=True)
+            elif self._ranks is not None:
+                self._ranks.leave(status)
+            self._flush()
+        finally:
+            self._meters.clear()
+            every = {} if self._pace is None else {"every": f"auto ({self.every} at the end)"}
+            self.about |= {"status": status, "steps": self.step, **every}
+            self._save(None, {"status": status, "steps": self.step, "ended": time.time(), **every})
+            self._stop_saving()
+
+    @contextlib.contextmanager
+    def _guarded(self, doing: str) -> Iterator[None]:
+        """An error inside relume must not end a training run."""
+        try:
+            yield
+        except Exception as error:
+            self._tracker.trouble(doing, error)
 
     # Hooks
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._calls += 1
-        if self._tracker.active:
-            if self._tracker.here():
-                # An interrupt left the last pass half done, or the model calls itself; what was seen stands.
-                self._tracker.end()
-            else:
-                return  # another thread's pass is being seen
-        training = module.training and torch.is_grad_enabled()
+        if self._probe.here() or torch.compiler.is_compiling():
+            return
+        self._end_interrupted()
+        call = self._calls.begin(module, sys._getframe(2))
+        if call is None or call.recomputed:
+            return
+        self._observe(module, call.training, args, kwargs)
+
+    def _observe(self, module: nn.Module, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look at a pass that begins, if it is time to."""
         if training:
-            observe = self.step % self.every == 0
+            observe = self.step >= self._due or self.step == self._seen_step
         else:
             observe = self._eval_passes % self.every == 0
             self._eval_passes += 1
-        if not observe or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if not observe or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return
-        self._phase = "train" if training else "eval"
-        try:
-            self._tracker.begin(args, kwargs)
-        except Exception as error:
-            self._tracker.end()
-            self._tracker.trouble("starting to look at a forward pass", error)
+        if transforms.hides_inputs():
+            self._tracker.note(
+                f"{type(self.model).__name__} is called inside torch.vmap, which hides what an input is: such calls "
+                "are not counted. Take relume.census(model, batches) of each member instead, with its weights loaded"
+            )
+            self._take_notes()
+            return
+        self._see(module, training, args, kwargs)
+
+    def _see(self, module: nn.Module, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Begin to look at a pass, unless one in another thread is being looked at."""
+        aside = self._probe.needed(module)
+        with compiled.eager() if aside else contextlib.nullcontext(), self._lock:
+            if self._tracker.active and alive(self._tracker.thread):
+                self._tracker.note("several threads call the model at once: one pass at a time is seen", quiet=True)
+                return
+            self._phase = "train" if training else "eval"
+            with self._guarded("looking at a forward pass aside" if aside else "starting to look at a forward pass"):
+                if aside:
+                    self._probe.run(module, args, kwargs)
+                else:
+                    self._tracker.begin(args, kwargs)
+        if training:
+            self._due = (self.step // self.every + 1) * self.every
+            self._observed += self.step != self._seen_step
+            self._seen_step = self.step
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._probe.here() or torch.compiler.is_compiling():
+            return
+        call = self._calls.end(module)
+        if call is None:
+            return
+        failed = call.failed
         if self._tracker.active and self._tracker.here():
-            self._tracker.end(output)
-            if self._tracker.restarted:
-                self._tracker.forget()
-                self._meters.clear()
-            elif self._phase == "train":
-                self._observed_steps.add(self.step)
-            self._take_sites()
-            if not self._sites and output is not None and not self._told_no_sites:
-                self._told_no_sites = True
-                warnings.warn(
-                    f"{type(self.model).__name__} applied no activation that relume knows in this forward pass; "
-                    "make your own known with relume.register_activation",
-                    RelumeWarning,
-                    stacklevel=2,
-                )
-        if not self._optimizers and module.training and torch.is_grad_enabled():
+            with self._guarded("ending a forward pass"):
+                self._seen(output, failed)
+        if self.closed:
+            self._detach()
+        elif not self._optimizers and call.training and not call.recomputed and not failed:
             self._step_done()
 
+    def _seen(self, output: Any, failed: bool) -> None:
+        """The end of an observed pass."""
+        tracker = self._tracker
+        empty = tracker.flow.inputs == 0
+        tracker.end(output)
+        if tracker.restarted:
+            with self._lock:
+                tracker.forget()
+                self._meters.clear()
+            return
+        self._take_sites()
+        if not tracker.found and not failed and not empty and not self._told_no_sites:
+            self._told_no_sites = True
+            warnings.warn(
+                f"{type(self.model).__name__} applied no activation that relume knows in this forward pass; "
+                "make your own known with relume.register_activation",
+                RelumeWarning,
+                stacklevel=2,
+            )
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._end_interrupted()
         self._step_done()
-        if self._calls == 0 and self.step == _BLIND_STEPS:
+        if self._calls.total == 0 and self.step == 1:
+            self._find_doors()
+        if self._calls.total == 0 and self.step == _BLIND_STEPS and not self._told_blind:
+            self._told_blind = True
             warnings.warn(
                 f"{self.step} optimizer steps went by without a call of {type(self.model).__name__}(…): relume sees "
                 "calls of the module it was given, not of its methods or submodules. Watch the module that is called",
@@ -208,119 +322,203 @@ class Watch(Recording):
                 stacklevel=2,
             )
 
+    # Compiled code
+
+    def _find_doors(self) -> None:
+        """The model may have been compiled before: find what runs it."""
+        if compiled.in_place(self.model):
+            self._doors.open(self.model)
+        for wrapper in compiled.wrappers_of(self.model):
+            self._doors.open(wrapper)
+
+    def _compiling(self) -> None:
+        """A call of the model is being compiled: from the next on, the watch stands at its door."""
+        if self.closed or self._probe.here():
+            return
+        with self._guarded("looking at a call that is being compiled"):
+            call = compiled.now_compiling()
+            if call is None or call.what in self._doors:
+                return
+            if isinstance(call.what, nn.Module):
+                self._doors.open(call.what)
+                self._calls.total += 1
+                training = call.what.training and torch.is_grad_enabled()
+                self._observe(call.what, training, call.args, call.kwargs)
+                if training and not self._optimizers:
+                    self._step_done()
+                return
+            self._blind(call, f"the calls of {type(self.model).__name__} in it are not counted")
+
+    def _compiling_step(self) -> None:
+        call = None if self.closed else compiled.now_compiling()
+        if call is not None:
+            self._blind(call, "the optimizer's steps in it are not counted")
+
+    def _blind(self, call: compiled.Compiling, what: str) -> None:
+        self._told_blind = True
+        name = getattr(call.what, "__qualname__", type(call.what).__name__)
+        self._tracker.note(
+            f"{name} is compiled as a whole, and relume can't look inside of compiled code: {what}. Compile the model "
+            "(torch.compile(model)) and leave loss, backward and optimizer step outside, or take "
+            "relume.census(model, batches) from time to time"
+        )
+        self._take_notes()
+
+    def _end_interrupted(self) -> None:
+        """An interrupt may have left this thread's last pass half done; what was seen of it stands."""
+        if self._calls.left_behind() and self._tracker.here():
+            self._tracker.end()
+
     def _step_done(self) -> None:
+        if self._pace is not None:
+            self._pace.step(observed=self.step == self._seen_step)
         self.step += 1
-        if self.step - self._window_start >= self.window:
+        whole = (self.step - self._window_start) % self.window == 0
+        if whole and (self._ranks is None or self._ranks.meet()):
             self._flush()
+            if self._pace is not None:
+                self.every = self._pace.choose()
+                self._due = min(self._due, (self.step // self.every + 1) * self.every)
+                self._pace.pause()
 
     def _meter(self, found: Found, x: Tensor) -> Callable[[Tensor], None] | None:
-        key = (found.key, self._phase)
-        meter = self._meters.get(key)
-        if meter is None:
-            meter = self._meters[key] = Meter(found.plan.n_units, x.device)
-        return meter.observe(x, found.plan, found.activation, self.step)
+        if self.closed:
+            return None
+        if x.is_meta:
+            self._tracker.note("tensors on the meta device hold no numbers: nothing is counted there")
+            return None
+        whole = on_this_rank(x)
+        if whole is None:
+            self._tracker.note(f"'{found.site.name}' is a DTensor, spread over ranks: relume doesn't count those")
+            return None
+        with self._lock:
+            key = (found.key, self._phase)
+            meter = self._meters.get(key)
+            if meter is None:
+                meter = self._meters[key] = Meter(found.plan.n_units, x.device)
+            return meter.observe(whole, found.plan, found.activation, self.step)
 
     # Windows
 
     def _take_sites(self) -> None:
-        for site in self._tracker.sites():
-            self._sites[site.name] = site
-        for note in self._tracker.notes:
-            if note not in self.notes:
-                self.notes.append(note)
+        if self._ranks is None or not self._ranks.agreed:
+            self._sites |= {site.name: site for site in self._own_sites()}
+        self._take_notes()
 
-    def _counted(self, *, reset: bool) -> tuple[Window, dict[Phase, dict[str, Counts]]] | None:
+    def _own_sites(self) -> list[Site]:
+        return [site for site in self._tracker.sites() if self._tracker._wanted(site.name)]
+
+    def _take_notes(self) -> None:
+        self.notes = list(dict.fromkeys([*self.notes, *self._tracker.notes]))
+
+    def _counted(self, *, reset: bool) -> Window | None:
         """The window in progress, read from the meters; None when nothing was observed in it."""
-        used = [(key, phase, m) for (key, phase), m in self._meters.items() if m.samples]
-        if not used:
-            return None
-        names = {key: found.site.name for key, found in self._tracker.found.items()}
-        by_phase: dict[Phase, dict[str, Counts]] = {}
-        for (key, phase, _), counts in zip(used, collect([m for _, _, m in used], reset=reset), strict=True):
-            if key in names:
-                by_phase.setdefault(phase, {})[names[key]] = counts
-        last = max(self.step - 1, self._window_start)
-        window = Window(
+        with self._lock:
+            self._take_sites()  # of a pass in progress, or one that an interrupt left half done
+            used = [(key, phase, m) for (key, phase), m in self._meters.items() if m.samples]
+            if not used:
+                return None
+            names = {key: found.site.name for key, found in self._tracker.found.items()}
+            by_phase: dict[Phase, dict[str, Counts]] = {}
+            for (key, phase, _), counts in zip(used, collect([m for _, _, m in used], reset=reset), strict=True):
+                if key in names:
+                    by_phase.setdefault(phase, {})[names[key]] = counts
+        return self._window_of(by_phase)
+
+    def _window_of(self, by_phase: Mapping[Phase, Mapping[str, Counts]]) -> Window:
+        return Window(
             index=self._window_index,
             first_step=self._window_start,
-            last_step=last,
-            observed=len(self._observed_steps),
-            complete=last - self._window_start + 1 >= self.window,
-            counts={phase: (lambda c=c: c) for phase, c in by_phase.items()},  # type: ignore[misc]
-            settings=self._settings(),
+            last_step=max(self.step - 1, self._window_start, self._seen_step),
+            observed=self._observed,
+            complete=self.step - self._window_start >= self.window,
+            counts={phase: held(counts) for phase, counts in by_phase.items()},
+            settings=arguments.settings(self._optimizers),
         )
-        return window, by_phase
 
     def _flush(self) -> None:
         """End the window: read the meters, keep and save what they say."""
-        counted = self._counted(reset=True)
-        self._window_start = self.step
-        self._observed_steps = set()
-        if counted is None:
-            return
-        window, by_phase = counted
-        self._window_index += 1
-        self._fold(by_phase.get("train", {}))
-        self._keep(window, by_phase)
-        if self._writer is not None:
-            self._write(window)
-        if self._on_window is not None:
+        window: Window | None = None
+        with self._guarded("reading the counts of a window"):
+            window = self._counted(reset=True)
+        if self._ranks is not None:
+            with self._guarded("adding up ranks"):
+                window = self._merged(self._ranks, window)
+        self._window_start, self._observed = self.step, 0
+        if window is not None:
+            self._window_index += 1
+            with self._guarded("adding up a window"):
+                self._fold(window)
+                self._keep(window)
+        if window is not None or self._new_scalars:
+            self._save(window)
+        if window is not None and self._on_window is not None:
             self._on_window(self, window)
 
-    def _fold(self, train: Mapping[str, Counts]) -> None:
-        for name, counts in train.items():
+    def _merged(self, ranks: Ranks, window: Window | None) -> Window | None:
+        """What all ranks counted, in place of what this one did."""
+        merged = ranks.merge(window or self._window_of({}), self._own_sites(), self._tracker.notes)
+        self._sites = {site.name: site for site in merged.sites}
+        if merged.parted is not None:
+            self._tracker.note(f"from step {self._window_start} on, {merged.parted}", quiet=ranks.quiet)
+        self.notes = list(dict.fromkeys([*self.notes, *merged.notes, *self._tracker.notes]))
+        return merged.window
+
+    def _fold(self, window: Window) -> None:
+        for name, counts in window.counts["train"]().items() if "train" in window.counts else ():
             site = self._sites[name]
             timeline = self._timelines.setdefault(name, Timeline(name, site.units))
             timeline.fold(SiteCensus(site, counts, self.min_inputs))
 
-    def _keep(self, window: Window, by_phase: Mapping[Phase, Mapping[str, Counts]]) -> None:
+    def _keep(self, window: Window) -> None:
         self._windows.append(window)
-        self._kept_bytes += sum(80 * c.units for counts in by_phase.values() for c in counts.values())
+        self._kept_bytes += _bytes(window)
         if self._kept_bytes > MEMORY_LIMIT or len(self._windows) > WINDOWS_LIMIT:
-            self._windows = _coarser(self._windows)
-            self._kept_bytes = sum(
-                80 * c.units for w in self._windows for get in w.counts.values() for c in get().values()
-            )
+            self._windows = coarser(self._windows)
+            self._kept_bytes = sum(map(_bytes, self._windows))
 
-    def _write(self, window: Window | None, about: Mapping[str, Any] | None = None) -> None:
-        """Save; a disk that fails must not end the training: it is said once, and recording goes on in memory."""
-        assert self._writer is not None
+    def _save(self, window: Window | None, about: Mapping[str, Any] | None = None) -> None:
+        """A disk that fails must not end the training: it is said once, and recording goes on in memory."""
+        if self._writer is None:
+            return
         try:
             scalars, self._new_scalars = self._new_scalars, []
             self._writer.write(window, self.sites, scalars, self.notes, about)
         except (sqlite3.Error, OSError) as error:
-            with contextlib.suppress(sqlite3.Error):
-                self._writer.close()
-            path, self._writer = self._writer.path, None
+            path = self._writer.path
+            self._stop_saving()
             self._tracker.note(
                 f"relume can no longer write {path} ({error}); training and watching go on, the run file ends here"
             )
-            self.notes = list(dict.fromkeys([*self.notes, *self._tracker.notes]))
+            self._take_notes()
+        except Exception as error:
+            self._stop_saving()
+            self._tracker.trouble("saving a window", error)
+            self._take_notes()
 
-    def _settings(self) -> dict[str, Any]:
-        """The optimizer's plain settings per parameter group, as they are now."""
-        groups = []
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                plain = {k: v for k, v in group.items() if isinstance(v, bool | int | float | str | None)}
-                plain.update({k: list(v) for k, v in group.items() if k == "betas"})
-                groups.append({"optimizer": type(optimizer).__name__, **plain})
-        return {"groups": groups} if groups else {}
+    def _stop_saving(self) -> None:
+        writer, self._writer = self._writer, None
+        if self.closed or self._ranks is None:
+            _unfinished.discard(self)
+        if writer is not None:
+            writer.close()
 
     # Reading
 
     def census(self, window: int | Literal["all"] = -1, *, phase: Phase = "train") -> Census:
         if window == -1 and not self.closed and not any(w.complete and phase in w.counts for w in self._windows):
             counted = self._counted(reset=False)  # no window is complete yet: show the one in progress
-            if counted is not None and phase in counted[1]:
-                return self.census_of(counted[0], phase)
+            if counted is not None and phase in counted.counts:
+                own = counted if self._ranks is None else self._ranks.so_far(counted, self._own_sites())
+                return self.census_of(own, phase)
         return super().census(window, phase=phase)
 
     census.__doc__ = Recording.census.__doc__
 
     def timeline(self, site: str) -> Timeline:
         name = self._name(site)
-        return self._timelines[name] if name in self._timelines else super().timeline(name)
+        # A copy, as the timeline itself goes on with the training.
+        return copy.deepcopy(self._timelines[name]) if name in self._timelines else super().timeline(name)
 
     timeline.__doc__ = Recording.timeline.__doc__
 
@@ -338,76 +536,27 @@ class Watch(Recording):
         return sum(BYTES_PER_UNIT * m.state.shape[1] for m in self._meters.values())
 
 
-def _coarser(windows: list[Window]) -> list[Window]:
-    """Add up neighbours two by two, all but the latest window; counts stay exact, resolution halves."""
-
-    def both(a: Window, b: Window) -> Window:
-        counts: dict[str, Callable[[], Mapping[str, Counts]]] = {}
-        for phase in dict.fromkeys([*a.counts, *b.counts]):
-            merged = dict(a.counts[phase]()) if phase in a.counts else {}
-            for name, c in (b.counts[phase]() if phase in b.counts else {}).items():
-                merged[name] = merged[name].merge(c) if name in merged else c
-            counts[phase] = lambda m=merged: m  # type: ignore[misc]
-        return Window(
-            a.index, a.first_step, b.last_step, a.observed + b.observed, a.complete and b.complete, counts, b.settings
-        )
-
-    older, latest = windows[:-1], windows[-1:]
-    paired = [both(a, b) for a, b in zip(older[::2], older[1::2], strict=False)]
-    return [*paired, *(older[-1:] if len(older) % 2 else []), *latest]
+# Watches with a run file, or of several processes, that a program may leave without closing.
+_unfinished: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
+@atexit.register
+def _finish_all() -> None:
+    uncaught = getattr(sys, "last_type", None)
+    for unfinished in list(_unfinished):
+        with contextlib.suppress(Exception):
+            unfinished._finish("finished" if uncaught is None else f"failed: {uncaught.__name__}")
 
 
-def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"relume watches a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise RelumeError(
-            "relume can't see inside a torch.jit.ScriptModule: watch the model before scripting it, or census the original"
-        )
-    optimizers = () if given is None else tuple(given) if isinstance(given, Iterable) else (given,)
-    for optimizer in optimizers:
-        if not hasattr(optimizer, "register_step_post_hook"):
-            raise TypeError(
-                f"{type(optimizer).__name__} is no torch.optim.Optimizer: pass one, or a list of them, or None"
-            )
-    own = {id(p) for p in model.parameters()}
-    if optimizers and not any(id(p) in own for o in optimizers for g in o.param_groups for p in g["params"]):
-        warnings.warn(
-            f"the optimizer holds no parameter of {type(model).__name__}: steps are counted, but they don't train this model",
-            RelumeWarning,
-            stacklevel=4,
-        )
-    return optimizers
-
-
-def _about(watch: Watch, save: str | Path | None) -> dict[str, Any]:
-    return {
-        "relume": version.__version__,
-        "torch": str(torch.__version__),
-        "model": type(watch.model).__name__,
-        "parameters": sum(p.numel() for p in watch.model.parameters()),
-        "optimizer": ", ".join(type(o).__name__ for o in watch._optimizers),
-        "every": watch.every,
-        "window": watch.window,
-        "min_inputs": watch.min_inputs,
-    }
+def _bytes(window: Window) -> int:
+    return sum(80 * counts.units for get in window.counts.values() for counts in get().values())
 
 
 def watch(
     model: nn.Module,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     *,
-    every: int = 10,
+    every: int | Literal["auto"] = 10,
     window: int = 100,
     save: str | Path | None = None,
     include: str | Sequence[str] = (),
@@ -416,6 +565,8 @@ def watch(
     input_axis: int | None = None,
     min_inputs: int = 256,
     on_window: Callable[[Watch, Window], None] | None = None,
+    budget: float = 0.01,
+    sync: bool | ProcessGroup = True,
 ) -> Watch:
     """Watch a model while it trains: which units fire, which have died, and when.
 
@@ -425,7 +576,9 @@ def watch(
     Args:
         model: the module that the loop calls.
         optimizer: whose steps count as steps; the first of several sets the pace. None: each training forward is one.
-        every: observe each k-th step, beginning with step 0. On other steps the only cost is a counter.
+        every: observe each k-th step, beginning with step 0. On other steps the only cost is a counter. "auto": begin
+            with each tenth and then, from measured step times, choose anew at the end of each window so that watching
+            takes no more than `budget`; `Watch.every` is what it chose, at most 1000. Let a window be several of that.
         window: steps per window; one window is one row of history.
         save: folder for a run file, kept after each window and readable while training runs (`relume.load`).
         include, exclude: shell patterns on site names.
@@ -434,13 +587,17 @@ def watch(
             input to a recurrent or attention module with `batch_first=False`.
         min_inputs: inputs that a unit must have seen in a window to be called dead rather than unknown.
         on_window: called with (watch, window) after each window, e.g. for a live view.
+        budget: for every="auto", the share of training time that watching may take.
+        sync: where `torch.distributed` is initialized, call `watch` alike on every rank, and each holds the census of
+            all ranks' inputs after each window; the first rank writes `save`, the others ignore it. A process group
+            adds up its ranks alone; False adds up none, and each rank writes what it is told to.
 
     Returns:
         Watch: `.census()`, `.history()`, `.timeline(site)`, `.report(path)`, `.log(loss=…)`, `.close()`.
 
     Raises:
-        TypeError: not a module, or not an optimizer.
-        ValueError: every, window or min_inputs is not a positive whole number.
+        TypeError: not a module, not an optimizer, or not a process group.
+        ValueError: every (but "auto"), window or min_inputs is not a positive whole number, or budget no share.
         RunFileError: `save` can't be written, or already holds a run.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -464,4 +621,6 @@ def watch(
         input_axis=input_axis,
         min_inputs=min_inputs,
         on_window=on_window,
+        budget=budget,
+        sync=sync,
     )
