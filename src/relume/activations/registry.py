@@ -74,6 +74,12 @@ class Activation:
         return self.function is torch.relu
 
     @functools.cached_property
+    def bounded(self) -> bool:
+        """Does it turn an infinite pre-activation into a finite output other than zero?"""
+        ends = self.function(torch.tensor([float("inf"), -float("inf")], dtype=torch.float64))
+        return bool((torch.isfinite(ends) & (ends != 0)).any())
+
+    @functools.cached_property
     def counted_zone(self) -> Zone:
         """The zone a meter counts the samples outside of: flat where there is one, else a two-sided saturated zone.
 

@@ -108,14 +108,14 @@ class Meter:
 
     def _prepared(self, x: Tensor, seen: Tensor, plan: Plan, activation: Activation) -> _Ready | None:
         """All that a kernel needs to count samples like these, or None where there is none for them."""
-        kernel = kernels.kernel_for(seen) if self._fused and plan.inputs_known else None
         edges = activation.counted_zone.edges
         sizes = _arranged(seen, plan)
-        if kernel is None or edges is None or sizes is None:
+        # A kernel that sifts samples sees no outputs: those of infinity must then be zero or infinite.
+        told_apart = not (kernels.sifts(seen) and activation.bounded)
+        if not (self._fused and plan.inputs_known and told_apart) or edges is None or sizes is None:
             return None
-        output = _counted_already if activation.is_relu else self._output(plan, activation, None, True)
         run = kernels.prepared(
-            kernel,
+            seen,
             sizes,
             edges,
             self.state,
@@ -123,7 +123,10 @@ class Meter:
             counted=bool(activation.counted_zone),
             flat=bool(activation.flat),
         )
-        return _Ready(x.dtype, tuple(x.shape), x.stride(), plan, activation, run, output)
+        if run is None:
+            return None
+        output = _counted_already if activation.is_relu else self._output(plan, activation, None, seen.is_cpu)
+        return _Ready(x.dtype, x.device, tuple(x.shape), x.stride(), plan, activation, run, output)
 
     def _add(self, row: int, value: Tensor | int) -> None:
         self.state[row].add_(value.reshape(-1).to(self.state.device) if isinstance(value, Tensor) else value)
@@ -188,11 +191,12 @@ class _Ready(NamedTuple):
     """A kernel made ready for samples of one kind, so that the next of that kind need no torch call at all."""
 
     dtype: torch.dtype
+    device: torch.device
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     plan: Plan
     activation: Activation
-    run: Callable[[int, float], int]
+    run: Callable[[Tensor, int], bool]
     output: Callable[[Tensor], None]
 
     def fits(self, x: Tensor, plan: Plan, activation: Activation) -> bool:
@@ -201,7 +205,7 @@ class _Ready(NamedTuple):
             and activation is self.activation
             and type(x) in kernels.PLAIN
             and x.dtype is self.dtype
-            and x.is_cpu
+            and x.device == self.device
             and x.shape == self.shape
             and x.stride() == self.stride
             and not x.is_neg()
@@ -209,7 +213,7 @@ class _Ready(NamedTuple):
 
     def add(self, x: Tensor, step: int) -> bool:
         """False, and nothing counted, when a sample is not finite."""
-        return self.run(x.data_ptr(), float(step)) == 0
+        return self.run(x, step)
 
 
 def _counted_already(y: Tensor) -> None:

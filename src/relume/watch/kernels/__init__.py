@@ -1,6 +1,57 @@
-"""Fused one-pass kernels for meters; where none is to be had, torch's reductions serve."""
+"""Fused one-pass kernels for meters; where none is to be had, torch's reductions serve.
 
-from relume.watch.kernels.cpu import PLAIN as PLAIN
-from relume.watch.kernels.cpu import kernel_for as kernel_for
-from relume.watch.kernels.cpu import prepared as prepared
+C++ on the CPU (`cpu.py`), Triton on NVIDIA's and AMD's GPUs (`gpu.py`). `RELUME_KERNELS=off` does without,
+`RELUME_KERNELS=triton` takes Triton everywhere, which without a GPU needs its interpreter (TRITON_INTERPRET=1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from relume.watch.kernels import cpu, gpu
 from relume.watch.kernels.cpu import reason as reason
+
+# Of other classes of tensors the address may be of something else, or of nothing.
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def sifts(x: Tensor) -> bool:
+    """Does the kernel for `x` pass over samples that are not finite, rather than refuse them?"""
+    return x.is_cuda or os.environ.get("RELUME_KERNELS", "").lower() == "triton"
+
+
+def prepared(
+    x: Tensor,
+    sizes: tuple[int, int, int, int],
+    edges: tuple[float, float],
+    state: Tensor,
+    *,
+    relu: bool,
+    counted: bool,
+    flat: bool,
+) -> Callable[[Tensor, int], bool] | None:
+    """A call that adds samples like `x` to a meter's state, or None where no kernel can.
+
+    Args:
+        x: whose memory holds the samples without gaps.
+        sizes: the samples' [inputs, rows, units, inner], as they lie in memory.
+        edges: a sample fires when it lies strictly between them.
+        state: float64 [11, units], rows as in `meters.py`; held by the call.
+        relu: the output is max(0, x) and its sum is added too.
+        counted: `edges` mean something; otherwise every finite sample counts.
+        flat: an input fires when one of its samples does; otherwise when one of them is finite.
+
+    Returns:
+        A function of the samples and the step; False, with nothing added, where it refuses them as not finite.
+    """
+    if os.environ.get("RELUME_KERNELS", "").lower() in cpu.OFF or type(x) not in PLAIN or x.layout != torch.strided or x.is_neg():
+        return None
+    if sifts(x):
+        return gpu.prepared(x, sizes, edges, state, relu=relu, counted=counted, flat=flat)
+    if x.is_cpu:
+        return cpu.prepared(x, sizes, edges, state, relu=relu, counted=counted, flat=flat)
+    return None

@@ -26,6 +26,7 @@ _FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared
 _TUNED = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ())
 _BUILD_SECONDS = 60
 
+OFF = ("off", "0", "no")
 Kernel = Callable[..., int]
 
 
@@ -36,7 +37,7 @@ class BuildError(Exception):
 @functools.cache
 def load() -> dict[torch.dtype, Kernel] | None:
     """The kernels by dtype, or None where they are off or can't be built; `reason()` says why."""
-    if os.environ.get("RELUME_KERNELS", "").lower() in ("off", "0", "no"):
+    if os.environ.get("RELUME_KERNELS", "").lower() in OFF:
         _said.append("turned off by RELUME_KERNELS")
         return None
     compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
@@ -61,16 +62,6 @@ def load() -> dict[torch.dtype, Kernel] | None:
 
 
 _said: list[str] = []
-# Of other classes of tensors the address may be of something else, or of nothing.
-PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def kernel_for(x: Tensor) -> Kernel | None:
-    """The kernel for such samples, if there is one."""
-    if type(x) not in PLAIN or x.device.type != "cpu" or x.layout != torch.strided or x.is_neg():
-        return None
-    built = load()
-    return built.get(x.dtype) if built is not None else None
 
 
 def reason() -> str:
@@ -132,7 +123,7 @@ def _cpu() -> str:
 
 
 def prepared(
-    kernel: Kernel,
+    x: Tensor,
     sizes: tuple[int, int, int, int],
     edges: tuple[float, float],
     state: Tensor,
@@ -140,23 +131,14 @@ def prepared(
     relu: bool,
     counted: bool,
     flat: bool,
-) -> Callable[[int, float], int]:
-    """A call that adds samples to a meter's state, float64 [11, units].
-
-    Args:
-        sizes: the samples' [inputs, rows, units, inner], as they lie in memory without gaps.
-        edges: a sample fires when it lies strictly between them.
-        relu: the output is max(0, x) and its sum is added too.
-        counted: `edges` mean something; otherwise every sample counts as outside the zone.
-        flat: an input fires when one of its samples does; otherwise every input does.
-
-    Returns:
-        A function of the samples' address and the step, which gives 0, or 1 with nothing added when a sample is NaN,
-        infinite or too large to square. It holds the state.
-    """
+) -> Callable[[Tensor, int], bool] | None:
+    """A call that adds samples like `x` to a meter's state; see `kernels.prepared`."""
+    kernel = (load() or {}).get(x.dtype)
+    if kernel is None:
+        return None
     rest = (*sizes, *edges, int(relu), int(counted), int(flat))
 
-    def run(address: int, step: float) -> int:
-        return kernel(address, *rest, step, state.data_ptr())
+    def run(x: Tensor, step: int) -> bool:
+        return kernel(x.data_ptr(), *rest, float(step), state.data_ptr()) == 0
 
     return run
