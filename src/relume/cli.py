@@ -70,7 +70,8 @@ def demo(
     console.print()
     console.print(
         f"Right on held-out digits: [bold]{doomed['held_out_accuracy']:.1%}[/] doomed, "
-        f"[bold]{sane['held_out_accuracy']:.1%}[/] sane. The loss says that it stopped learning; the dead units say why."
+        f"[bold]{sane['held_out_accuracy']:.1%}[/] sane. The loss says that it stopped learning; "
+        "the dead units say why."
     )
     console.print()
     console.print(f"Report: [bold]{result['report']}[/]", soft_wrap=True)
@@ -109,7 +110,7 @@ def run(
     script: Annotated[str, typer.Argument(help="A file, a folder with a __main__.py, or with -m a module.")],
     args: Annotated[list[str] | None, typer.Argument(help="All after the script is its own.")] = None,
     module: Annotated[bool, typer.Option("-m", help="Run a module, as `python -m` does.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Observe each k-th step.")] = 10,
+    every: Annotated[str, typer.Option(help="Observe each k-th step; auto: as 1 % of the time allows.")] = "10",
     window: Annotated[int, typer.Option(min=1, help="Steps per window.")] = 100,
     out: Annotated[
         Path | None, typer.Option(help="New folder for run files and report; default: runs/NAME-DATE.")
@@ -129,7 +130,10 @@ def run(
     from relume.launch.program import Program
     from relume.launch.session import Options, Session
 
-    options = Options(every, window, out, tuple(include or ()), tuple(exclude or ()), live, as_json)
+    stride: int | Literal["auto"] = "auto" if every == "auto" else int(every) if every.isdigit() else 0
+    if stride == 0:
+        raise typer.BadParameter(f"a whole number of at least 1, or auto, not {every!r}", param_hint="--every")
+    options = Options(stride, window, out, tuple(include or ()), tuple(exclude or ()), live, as_json)
     raise Start(Session(Program(script, tuple(args or ()), module), options).run)
 
 

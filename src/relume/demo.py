@@ -1,7 +1,7 @@
 """`relume demo`: the main job on real data, with a verdict and a report.
 
-One small network is trained twice on scikit-learn's handwritten digits under watch: once with a learning rate that kills
-its units, once with a sane one.
+One small network is trained twice on scikit-learn's handwritten digits under watch: once with a learning rate that
+kills its units, once with a sane one.
 """
 
 from __future__ import annotations

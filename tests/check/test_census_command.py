@@ -383,9 +383,7 @@ def test_a_file_that_can_not_be_written_is_exit_code_2(folder):
 
 def shell(*args, **env):
     command = [sys.executable, "-m", "relume", "census", *map(str, args)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": "", **env}
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **env})
 
 
 def test_as_a_command_it_prints_json_alone_on_stdout_and_exits_with_1(folder):

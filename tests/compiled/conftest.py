@@ -91,7 +91,14 @@ def counted(watch):
             census = watch.census("all", phase=phase)
             for name in census:
                 site, c = census[name].site, census[name]
-                found[phase, name] = (c.inputs, c.samples, c.fired.tolist(), site.producers, site.between, site.consumers)
+                found[phase, name] = (
+                    c.inputs,
+                    c.samples,
+                    c.fired.tolist(),
+                    site.producers,
+                    site.between,
+                    site.consumers,
+                )
     return found
 
 

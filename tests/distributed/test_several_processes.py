@@ -8,8 +8,8 @@ from relume.census.counts import ARRAYS
 
 # The last one ends rank 1.
 CASES = (
-    "ddp", "accumulation", "idle_rank", "branches", "evaluation", "join", "groups", "one_watches", "two_models",
-    "unchanged", "fsdp", "tensor_parallel", "raises", "second_dies",
+    "dropped", "ddp", "accumulation", "idle_rank", "branches", "evaluation", "join", "groups", "one_watches",
+    "two_models", "unchanged", "fsdp", "tensor_parallel", "raises", "second_dies",
 )  # fmt: skip
 FRAMEWORKS = ("lightning", "accelerate", "left_open")
 EXACT = [n for n in ARRAYS if n not in ("mean", "m2", "output")]
@@ -183,6 +183,12 @@ def test_a_rank_that_raises_is_not_waited_for(ranks):
     assert saved["notes"] == told["notes"]
 
 
+def test_a_watch_dropped_unclosed_is_not_waited_for(ranks):
+    (notes, seconds), _ = ranks["dropped"]
+    assert "rank 1: its watch was dropped without close()" in notes[0]
+    assert seconds < 5
+
+
 def test_a_rank_that_is_killed_holds_the_others_up_for_a_short_while_only(ranks):
     (told, warned, longest, saved), killed = ranks["second_dies"]
     assert killed is None
@@ -222,3 +228,8 @@ def test_frameworks_that_wrap_the_model_are_added_up(launch, case, prefix, windo
     identical(zero, one)
     assert [s["name"] for s in zero["sites"]] == [f"{prefix}1", f"{prefix}4"]
     assert [w["train"][f"{prefix}1"]["inputs"] for w in zero["windows"]] == windows
+
+
+def test_sync_that_is_no_group_is_refused():
+    with pytest.raises(TypeError, match="sync is True, False or a torch.distributed process group, not 'yes'"):
+        relume.watch(torch.nn.Linear(2, 2), sync="yes")

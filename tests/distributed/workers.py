@@ -6,6 +6,7 @@ taken; so what is counted must not depend, not even in the last bit, on how the 
 """
 
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -403,7 +404,25 @@ def left_open():
     for step in range(6):
         model(batch(step, RANK)).sum().backward()
         optimizer.step()
+    sys.kept = watch  # as a script's own variables are kept to its end
     return table(watch.census())
+
+
+def dropped():
+    """One rank loses its watch, unclosed; the other closes."""
+    watch = relume.watch(Net(), every=1, window=4)
+    watch.model(batch(0, RANK))
+    began = time.monotonic()
+    if RANK == 1:
+        del watch
+        gc.collect()
+        dist.barrier()
+        return None
+    dist.barrier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", relume.RelumeWarning)
+        watch.close()
+    return watch.notes, time.monotonic() - began
 
 
 def lightning():

@@ -235,6 +235,20 @@ def test_more_units_than_a_file_has_room_for_are_not_believed(whole, place):
         assert refused(path), units
 
 
+def test_a_site_without_counts_is_not_believed_to_have_any_number_of_units(whole, place):
+    """Nothing was counted there that could contradict it, and arrays of zeros would be made as long as it says."""
+    path = place(whole[0])
+    db = sqlite3.connect(path)
+    (text,) = db.execute("SELECT description FROM sites WHERE name = '3'").fetchone()
+    db.execute("DELETE FROM counts WHERE site = '3'")
+    db.commit()
+    db.close()
+    forge(path, "windows", {"rows": '{"train": 1}'})
+    assert "not reached" in str(relume.load(path).census())
+    forge(path, "sites", {"description": json.dumps({**json.loads(text), "units": 10**13})}, "name = '3'")
+    assert refused(path)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("fired", -1), ("fired", 10**6), ("samples_fired", -1), ("samples_fired", 10**6), ("nonfinite", -1)],

@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from relume.errors import RelumeError
 from relume.launch.imports import when_imported
@@ -34,7 +34,7 @@ _MODELS_IN_REPORT = 8
 class Options:
     """As given to `relume run`."""
 
-    every: int = 10
+    every: int | Literal["auto"] = 10
     window: int = 100
     out: Path | None = None
     include: tuple[str, ...] = ()

@@ -116,7 +116,8 @@ class ForwardPass:
                 if app.x.is_nested:
                     tracker.note(f"'{flow.where}' applies {app.called} to a nested tensor, which relume can't count")
                 else:
-                    applied = self._apply(app, node)
+                    with torch._C.DisableTorchFunction():  # another watch must not see what this one computes
+                        applied = self._apply(app, node)
         except Exception as error:
             tracker.trouble(f"looking at {getattr(func, '__name__', func)}", error)
         out = func(*args, **kwargs)
@@ -150,11 +151,12 @@ class ForwardPass:
         if not isinstance(out, Tensor):
             return
         if finish is not None:
-            if transforms.transformed():
-                with transforms.outside():
-                    finish(transforms.unwrapped(out, None, None)[0])
-            else:
-                finish(out)
+            with torch._C.DisableTorchFunction():
+                if transforms.transformed():
+                    with transforms.outside():
+                        finish(transforms.unwrapped(out, None, None)[0])
+                else:
+                    finish(out)
         layout = node.layout if node is not None and len(node.layout) == out.dim() else lay.plain(out.shape)
         key = ("output", found.key, found.site.name, layout)
         self.flow.set(out, self.flow.same(key, lambda: Node(layout, (found.site.name,), (), (found.key,))))

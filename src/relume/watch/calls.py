@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-_NO_HOOK = contextlib.nullcontext().__exit__  # takes anything, does nothing, and needs no relume to be unpickled
-
 
 class Hook:
     """A hook that a copy or a pickle of the model does not take along: there it does nothing.
@@ -46,10 +44,8 @@ class Hook:
             return
         self.target(*args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return _NO_HOOK
-
     def __reduce__(self) -> tuple[Any, ...]:
+        # A function that takes anything, does nothing, and needs no relume to be unpickled.
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 

@@ -40,6 +40,7 @@ class Probe:
         self._ended = ended
         self._thread: int | None = None
         self._depth = 0
+        self.failure: Exception | None = None  # what the original code raised; the compiled may do as well, or not
         # Does the model call functions that are compiled, which no module tells of? By phase; asked in the first pass.
         self._calls_compiled: dict[bool, bool] = {}
 
@@ -64,28 +65,33 @@ class Probe:
         args, kwargs = copied((args, kwargs))
         inner = compiled.original(module)
         begun = module is model and not compiled.in_place(model)  # the model's own hooks have run
-        apart = isinstance(inner, nn.parallel.DistributedDataParallel)  # whose own forward calls other ranks
+        # Without DistributedDataParallel's own forward, which calls other ranks.
+        within: nn.Module | None = inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else None
         handles: list[Any] = []
-        self._thread, self._depth = threading.get_ident(), 0
+        self._thread, self._depth, self.failure = threading.get_ident(), 0, None
         try:
             with aside(inner, grad=grad), compiled.Lookout() as lookout:
-                if begun or apart:
-                    forward: Any = inner.module if apart else inner.forward
-                    self._begin(model, args, kwargs)
-                    self._end(model, args, kwargs, forward(*args, **kwargs))
-                else:
-                    handles = [
-                        model.register_forward_pre_hook(self._begin, with_kwargs=True),
-                        model.register_forward_hook(self._end, with_kwargs=True),
-                    ]
-                    inner._call_impl(*args, **kwargs)
+                try:
+                    if begun or (within is not None and inner is model):
+                        forward: Any = inner.forward if within is None else within
+                        self._begin(model, args, kwargs)
+                        self._end(model, args, kwargs, forward(*args, **kwargs))
+                    else:
+                        handles = [
+                            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+                            model.register_forward_hook(self._end, with_kwargs=True),
+                        ]
+                        (inner if within is None else within)._call_impl(*args, **kwargs)
+                except Exception as error:
+                    self.failure = error
+                finally:
+                    for handle in handles:
+                        handle.remove()
+                    if self.tracker.here():
+                        self._ended(None, True)
             self._calls_compiled[model.training] = lookout.seen
         finally:
-            for handle in handles:
-                handle.remove()
             self._thread = None
-            if self.tracker.here():
-                self._ended(None, True)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's own call begins; it may call itself."""

@@ -431,6 +431,9 @@ def load(path: str | Path) -> Run:
     Args:
         path: the run's folder (as given to `watch(save=…)`) or the file in it.
 
+    Returns:
+        Run: read-only; census, history, timeline and report as of a live watch, up to the last window committed.
+
     Raises:
         RunFileError: there is none, it is damaged, of a newer format, or no run file at all.
     """

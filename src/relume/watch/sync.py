@@ -173,7 +173,7 @@ class Ranks:
                 raise Apart(
                     "it closed its watch, and another did not do so soon after"
                     if closing
-                    else "another did not come to the ends of several windows: it makes other numbers of steps, or has ended"
+                    else "another missed the ends of several windows: it makes other numbers of steps, or has ended"
                 )
             return met
         except Exception as error:
@@ -215,6 +215,10 @@ class Ranks:
         if self._apart is None:
             self._left = quiet
             self._part(Apart(why))
+
+    def __del__(self) -> None:
+        if not self._closing:
+            self.leave("its watch was dropped without close()")
 
     # Meeting
 
@@ -381,4 +385,4 @@ def on_this_rank(x: Tensor) -> Tensor | None:
     """The values, waited for if they are still on their way; None for a DTensor, of which each rank holds a part."""
     if hasattr(x, "placements") and hasattr(x, "to_local"):
         return None
-    return x.trigger_wait() if hasattr(x, "trigger_wait") else x  # type: ignore[no-any-return]
+    return x.trigger_wait() if hasattr(x, "trigger_wait") else x

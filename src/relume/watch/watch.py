@@ -111,11 +111,14 @@ class Watch(Recording):
         self._new_scalars: list[tuple[int, str, float]] = []
         self._told_no_sites = False
         self._told_blind = False
+        self._steps_hidden = False  # in compiled code
         self.about = self._describe()
         self._ranks = self._find_ranks(called, sync)
         writes = save is not None and (self._ranks is None or self._ranks.first)
         self._writer = Writer(save, self.about) if save is not None and writes else None
         self._handles: list[Any] = []
+        self._hooks: list[Any] = []  # on the model itself
+        self._traced = False  # compiled code has been made with them in place
         self._attach()
         if compiled.is_wrapper(model):
             self._doors.open(model)
@@ -154,24 +157,29 @@ class Watch(Recording):
                 "any hook on a TransformerEncoderLayer makes torch run it by its ordinary path, so evaluation rounds "
                 "otherwise while it is watched by itself; watch a module that contains it instead"
             )
-        steps = [o.register_step_post_hook(Hook(self._after_step, self._compiling_step)) for o in self._optimizers[:1]]
-        self._handles = steps
+        self._handles = [
+            o.register_step_post_hook(Hook(self._after_step, self._compiling_step)) for o in self._optimizers[:1]
+        ]
         if not compiled.in_place(model):  # else all calls come through a door
-            self._handles = [
-                model.register_forward_pre_hook(Hook(self._before_forward, self._compiling), with_kwargs=True),
-                *steps,
-                model.register_forward_hook(Hook(self._after_forward), with_kwargs=True, always_call=True),
-            ]
+            self._hang_on_model()
         if self._writer is not None or self._ranks is not None:
             _unfinished.add(self)
+
+    def _hang_on_model(self) -> None:
+        model = self.model
+        self._hooks = [
+            model.register_forward_pre_hook(Hook(self._before_forward, self._compiling), with_kwargs=True),
+            model.register_forward_hook(Hook(self._after_forward), with_kwargs=True, always_call=True),
+        ]
 
     def _detach(self) -> None:
         """Take the hooks off; the last one only when no other thread needs it to end the pass it is in."""
         with self._lock:
             elsewhere = self._tracker.active and not self._tracker.here() and alive(self._tracker.thread)
-            going, self._handles = (self._handles[:-1], self._handles[-1:]) if elsewhere else (self._handles, [])
-            for handle in going:
+            going, self._hooks = (self._hooks[:-1], self._hooks[-1:]) if elsewhere else (self._hooks, [])
+            for handle in (*self._handles, *going):
                 handle.remove()
+            self._handles = []
             if not elsewhere:
                 self._doors.close()
                 self._tracker.end()
@@ -233,6 +241,10 @@ class Watch(Recording):
             return
         self._end_interrupted()
         call = self._calls.begin(module, sys._getframe(2))
+        if call is not None and module in self._doors and not self._traced:
+            # Compiled code that was made without relume's hooks would be made anew with them.
+            for handle in self._hooks:
+                handle.remove()
         if call is None or call.recomputed:
             return
         self._observe(module, call.training, args, kwargs)
@@ -280,12 +292,18 @@ class Watch(Recording):
         if call is None:
             return
         failed = call.failed
+        if self._hooks and module in self._doors and not self._traced and not self.closed:
+            self._hang_on_model()
         if self._tracker.active and self._tracker.here():
             with self._guarded("ending a forward pass"):
                 self._seen(output, failed)
+        if self._probe.failure is not None and not failed:
+            error, self._probe.failure = self._probe.failure, None
+            self._tracker.trouble("looking at a forward pass aside", error)
+            self._take_notes()
         if self.closed:
             self._detach()
-        elif not self._optimizers and call.training and not call.recomputed and not failed:
+        elif self._by_passes and call.training and not call.recomputed and not failed:
             self._step_done()
 
     def _seen(self, output: Any, failed: bool) -> None:
@@ -310,6 +328,10 @@ class Watch(Recording):
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._end_interrupted()
+        # A scaler lets a fused optimizer step whatever it found, and skip by itself. To read it waits for the device,
+        # as the scaler does for any other optimizer.
+        if bool(getattr(optimizer, "found_inf", False)):
+            return
         self._step_done()
         if self._calls.total == 0 and self.step == 1:
             self._find_doors()
@@ -337,6 +359,7 @@ class Watch(Recording):
             return
         with self._guarded("looking at a call that is being compiled"):
             call = compiled.now_compiling()
+            self._traced = True
             if call is None or call.what in self._doors:
                 return
             if isinstance(call.what, nn.Module):
@@ -344,15 +367,26 @@ class Watch(Recording):
                 self._calls.total += 1
                 training = call.what.training and torch.is_grad_enabled()
                 self._observe(call.what, training, call.args, call.kwargs)
-                if training and not self._optimizers:
+                if training and self._by_passes:
                     self._step_done()
                 return
             self._blind(call, f"the calls of {type(self.model).__name__} in it are not counted")
 
     def _compiling_step(self) -> None:
-        call = None if self.closed else compiled.now_compiling()
-        if call is not None:
-            self._blind(call, "the optimizer's steps in it are not counted")
+        """A step of the optimizer is being compiled, which hides those that follow."""
+        if self.closed or self._steps_hidden:
+            return
+        with self._guarded("looking at a step that is being compiled"):
+            call = compiled.now_compiling()
+            if call is not None:
+                self._steps_hidden = True
+                self._step_done()
+                self._blind(call, "from now on each training forward counts as a step, in place of the optimizer's")
+
+    @property
+    def _by_passes(self) -> bool:
+        """Is each training forward a step?"""
+        return self._steps_hidden or not self._optimizers
 
     def _blind(self, call: compiled.Compiling, what: str) -> None:
         self._told_blind = True
@@ -572,6 +606,10 @@ def watch(
 
     Use it as a context manager around an unchanged training loop, or call `close()`. It changes no bit of the
     training: not parameters, buffers, gradients, random state, optimizer state, hooks or modes.
+
+    The model may be compiled, as a whole or in parts, before the watch begins or after. What runs compiled code is
+    looked at aside: an observed step then costs one more forward pass, of the original code and without gradients, and
+    effects of that code outside of the model (printing, counting in a global variable) happen twice.
 
     Args:
         model: the module that the loop calls.

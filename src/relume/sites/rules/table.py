@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from relume.sites.flow import Flow, Node, tensors_in
 from relume.sites.rules.common import Rule, by_shape, generic, nothing, passing
@@ -214,12 +215,10 @@ _PLAIN = (int, str, bool, type(None), torch.dtype, torch.device, torch.memory_fo
 
 def _key(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
     """All that the nodes of the outputs depend on, or None where that can't be said."""
-    if isinstance(out, Tensor):
-        shapes: Any = out.shape
-    elif isinstance(out, tuple | list) and all(isinstance(t, Tensor) for t in out):
-        shapes = tuple(t.shape for t in out)
-    else:
+    outputs = (out,) if isinstance(out, Tensor) else out if isinstance(out, tuple | list) else ()
+    if not outputs or any(not isinstance(t, Tensor) or is_lazy(t) for t in outputs):
         return None
+    shapes = tuple([t.shape for t in outputs])
     try:
         parts = tuple([_part(flow, a) for a in args])
         named = tuple([(k, _part(flow, v)) for k, v in kwargs.items()]) if kwargs else ()
@@ -235,7 +234,10 @@ class _Unkeyed(Exception):  # noqa: N818 - no error: it ends the making of a key
 def _part(flow: Flow, value: Any) -> Any:
     """What matters of one argument: a tensor's node, or its shape where it has none."""
     if isinstance(value, Tensor):
-        return flow.node(value) or (value.shape,)
+        node = flow.node(value)
+        if node is None and is_lazy(value):
+            raise _Unkeyed
+        return node or (value.shape,)
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, float):

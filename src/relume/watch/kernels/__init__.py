@@ -48,7 +48,12 @@ def prepared(
     Returns:
         A function of the samples and the step; False, with nothing added, where it refuses them as not finite.
     """
-    if os.environ.get("RELUME_KERNELS", "").lower() in cpu.OFF or type(x) not in PLAIN or x.layout != torch.strided or x.is_neg():
+    if (
+        os.environ.get("RELUME_KERNELS", "").lower() in cpu.OFF
+        or type(x) not in PLAIN
+        or x.layout != torch.strided
+        or x.is_neg()
+    ):
         return None
     if sifts(x):
         return gpu.prepared(x, sizes, edges, state, relu=relu, counted=counted, flat=flat)
