@@ -265,3 +265,33 @@ def test_on_unobserved_steps_a_compiled_model_runs_once(lab):
             compiled(torch.randn(8, 4)).sum().backward()
             watch._optimizers[0].step()
     assert len(runs) == 6 + 2
+
+
+def test_a_compiled_function_that_the_model_calls_only_later_is_noticed_and_looked_at_aside(lab):
+    def run(watching):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model = lab.make()
+        late = torch.compile(lambda x: F.relu(x), **FULL)
+        calls = []
+
+        def activation(x):
+            calls.append(1)
+            return F.relu(x) if model.early else late(x)
+
+        model.early, model.activation = True, activation
+        optimizer = lab.adam(model)
+        watch = relume.watch(model, optimizer, every=1) if watching else Unwatched()
+        with watch:
+            first = lab.train(model, model, optimizer, steps=2, evaluate=False)
+            model.early, late_from = False, len(calls)
+            second = lab.train(model, model, optimizer, steps=3, evaluate=False)
+        return (first, second), len(calls) - late_from, lab.compiles(), watch
+
+    bare, bare_calls, compiled_bare, _ = run(False)
+    got, calls, compiled, watch = run(True)
+    assert all(map(lab.same, bare, got))
+    assert (bare_calls, calls) == (3, 5)  # in sight at first, then twice aside
+    assert compiled[0] == compiled_bare[0] + 1
+    assert not compiled[2]
+    assert watch.census("all")["blocks.0.act"].inputs == 16 + 9 + 16 + 16 + 9

@@ -231,5 +231,5 @@ def test_frameworks_that_wrap_the_model_are_added_up(launch, case, prefix, windo
 
 
 def test_sync_that_is_no_group_is_refused():
-    with pytest.raises(TypeError, match="sync is True, False or a torch.distributed process group, not 'yes'"):
+    with pytest.raises(TypeError, match=r"process group, not 'yes'"):
         relume.watch(torch.nn.Linear(2, 2), sync="yes")

@@ -471,7 +471,7 @@ def accelerate():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     loader = DataLoader(TensorDataset(torch.randn(96, 6)), 8)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    with relume.watch(model, optimizer.optimizer, every=1, window=2) as watch:
+    with relume.watch(model, optimizer, every=1, window=2) as watch:
         for (x,) in loader:
             with accelerator.accumulate(model):
                 accelerator.backward(model(x).square().mean())

@@ -57,6 +57,7 @@ def module(given: Any, doing: str) -> nn.Module:
 
 def optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
     found = () if given is None else tuple(given) if isinstance(given, Iterable) else (given,)
+    found = tuple(map(_unwrapped, found))
     for optimizer in found:
         if not hasattr(optimizer, "register_step_post_hook"):
             raise TypeError(
@@ -71,6 +72,15 @@ def optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer] | None) 
             stacklevel=4,
         )
     return found
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """The optimizer in a wrapper that only looks like one (accelerate's), whose own hooks are never called."""
+    while not hasattr(optimizer, "_optimizer_step_post_hooks") and isinstance(
+        getattr(optimizer, "optimizer", None), Optimizer
+    ):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def settings(found: tuple[Optimizer, ...]) -> dict[str, Any]:
