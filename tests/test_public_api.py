@@ -17,8 +17,9 @@ FUNCTIONS = sorted(n for n in NAMES if inspect.isfunction(getattr(relume, n)))
 
 
 def test_relume_exports_exactly_the_documented_names() -> None:
-    public = {n for n, v in vars(relume).items() if not n.startswith("_") and not inspect.ismodule(v)}
-    assert public == NAMES
+    public = {n for n in dir(relume) if not n.startswith("_") and not inspect.ismodule(getattr(relume, n))}
+    assert public - {"Any", "TYPE_CHECKING"} == NAMES
+    assert set(relume.__all__) == {"__version__", *NAMES}
     assert relume.__version__.count(".") >= 1
 
 
@@ -29,6 +30,15 @@ def test_the_verbs_are_functions_though_folders_have_their_names() -> None:
 
     assert inspect.isfunction(relume.census)
     assert inspect.isfunction(relume.watch)
+
+
+def test_torch_is_imported_with_the_first_name_that_is_used() -> None:
+    code = (
+        "import sys, relume, relume.cli; print('torch' in sys.modules); relume.watch; print('torch' in sys.modules);"
+        "from relume import *; print(callable(census), relume.census is census)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True", "True"]
 
 
 def test_importing_gives_no_warning_and_leaves_what_is_optional_alone() -> None:

@@ -4,19 +4,69 @@
         ...                             # an unchanged training loop
     print(watch.census())
 
-Import from here; everything else is private.
+Import from here; everything else is private. torch is imported with the first name that is used, not before, so that a
+script under `relume run` may still say how torch is to start.
 """
 
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
 from relume._version import __version__ as __version__
-from relume.activations import register_activation as register_activation
-from relume.census import Census as Census
-from relume.census import SiteCensus as SiteCensus
-from relume.census import Timeline as Timeline
-from relume.errors import RelumeError as RelumeError
-from relume.errors import RelumeWarning as RelumeWarning
-from relume.sites import Site as Site
-from relume.watch import Run as Run
-from relume.watch import Watch as Watch
-from relume.watch import census as census
-from relume.watch import load as load
-from relume.watch import watch as watch
+
+if TYPE_CHECKING:
+    from relume.activations import register_activation as register_activation
+    from relume.census import Census as Census
+    from relume.census import SiteCensus as SiteCensus
+    from relume.census import Timeline as Timeline
+    from relume.errors import RelumeError as RelumeError
+    from relume.errors import RelumeWarning as RelumeWarning
+    from relume.sites import Site as Site
+    from relume.watch import Run as Run
+    from relume.watch import Watch as Watch
+    from relume.watch import census as census
+    from relume.watch import load as load
+    from relume.watch import watch as watch  # type: ignore[no-redef]
+
+_HOMES = {
+    "register_activation": "relume.activations",
+    "Census": "relume.census",
+    "SiteCensus": "relume.census",
+    "Timeline": "relume.census",
+    "RelumeError": "relume.errors",
+    "RelumeWarning": "relume.errors",
+    "Site": "relume.sites",
+    "Run": "relume.watch",
+    "Watch": "relume.watch",
+    "census": "relume.watch",
+    "load": "relume.watch",
+    "watch": "relume.watch",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def _public(name: str, home: str) -> property:
+    given: list[Any] = []
+
+    def get(module: types.ModuleType) -> Any:
+        return given[0] if given else getattr(importlib.import_module(home), name)
+
+    def put(module: types.ModuleType, value: Any) -> None:
+        """Importing the folder `relume.watch` sets an attribute of that name: the function keeps its place."""
+        if not isinstance(value, types.ModuleType):
+            given[:] = [value]
+
+    return property(get, put)
+
+
+class _Relume(types.ModuleType):
+    """This module, with names that are looked up where they live."""
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_HOMES})
+
+
+for _name, _home in _HOMES.items():
+    setattr(_Relume, _name, _public(_name, _home))
+sys.modules[__name__].__class__ = _Relume
