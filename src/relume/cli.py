@@ -132,7 +132,7 @@ def run(
 
     stride: int | Literal["auto"] = "auto" if every == "auto" else int(every) if every.isdigit() else 0
     if stride == 0:
-        raise typer.BadParameter(f"a whole number of at least 1, or auto, not {every!r}", param_hint="--every")
+        raise typer.BadParameter(f"a whole number of at least 1, or auto, not {every!r}", param_hint="'--every'")
     options = Options(stride, window, out, tuple(include or ()), tuple(exclude or ()), live, as_json)
     raise Start(Session(Program(script, tuple(args or ()), module), options).run)
 

@@ -116,7 +116,6 @@ def test_a_run_sees_the_timeline_of_the_windows_it_was_opened_with(tmp_path):
         assert run.timeline("1").to_dict() == then
 
 
-@pytest.mark.xfail(strict=True, reason="Watch._save does not yet hand its timelines to the writer")
 def test_a_watch_keeps_its_timelines_in_the_run_file(tmp_path, monkeypatch):
     watch = flickering(tmp_path)
     run = relume.load(tmp_path)

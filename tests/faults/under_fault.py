@@ -70,7 +70,8 @@ def full(folder):
 
 
 def read_only(folder):
-    train(None)  # what torch imports lazily another user may not read
+    train(None)  # what torch and relume import lazily another user may not read
+    _ = relume.watch
     os.chmod(folder, 0o555)
     if os.getuid() == 0:
         os.setuid(65534)  # root may write anywhere

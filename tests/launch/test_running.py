@@ -102,7 +102,7 @@ def test_a_program_sees_the_surroundings_that_it_has_under_python(how: str, tmp_
     assert watched.stdout == bare.stdout
     assert len(bare.stdout.splitlines()) == (3 if how == "package" else 4)
     assert (bare.returncode, watched.returncode) == (0, 0)
-    assert watched.stderr == "relume: nothing was watched: no torch module was called in this process\n"
+    assert watched.stderr == "relume: nothing was watched: the script did not import torch\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep"]
 
 
@@ -130,7 +130,7 @@ def test_a_program_ends_as_it_does_under_python(end: str, tmp_path: Path) -> Non
     assert watched.returncode == bare.returncode
     *own, verdict = watched.stderr.splitlines()
     assert own == bare.stderr.splitlines()
-    assert verdict == "relume: nothing was watched: no torch module was called in this process"
+    assert verdict == "relume: nothing was watched: the script did not import torch"
 
 
 def test_a_run_that_fails_is_kept_and_reported(folder: Path) -> None:

@@ -28,7 +28,7 @@ def aside(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
     put_back = _Written(model)
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=_devices(model)), torch.set_grad_enabled(grad):
+        with torch.random.fork_rng(devices=_devices(model)), torch.set_grad_enabled(grad), _saving_nowhere(grad):
             # A weight cast without gradients, and kept by autocast, would cost the real pass its gradient.
             torch.set_autocast_cache_enabled(False)
             yield
@@ -37,6 +37,13 @@ def aside(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
         put_back()
+
+
+def _saving_nowhere(grad: bool) -> contextlib.AbstractContextManager[object]:
+    """What autograd saves here is of no concern to a checkpoint around it, which counts what is saved within."""
+    if not grad or not torch._C._autograd._saved_tensors_hooks_is_enabled():
+        return contextlib.nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
 
 
 class _Written:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -327,14 +327,19 @@ def collect(meters: list[Meter], *, reset: bool = True) -> list[Counts]:
         by_device.setdefault(meter.state.device, []).append(i)
     result: list[Counts | None] = [None] * len(meters)
     with torch._C.DisableTorchFunction(), torch.inference_mode(False), torch.no_grad():
-        for members in by_device.values():
-            flat = torch.cat([meters[i].state.reshape(-1) for i in members]).cpu().double()
-            at = 0
-            for i in members:
-                size = meters[i].state.numel()
-                state = flat[at : at + size].reshape(ROWS, -1)
+        for device, members in by_device.items():
+            for i, state in zip(members, _states(device, [meters[i].state for i in members]), strict=True):
                 result[i] = counts(state, meters[i].inputs, meters[i].samples)
                 if reset:
                     meters[i].reset()
-                at += size
     return [c for c in result if c is not None]
+
+
+def _states(device: torch.device, states: list[Tensor]) -> Iterator[Tensor]:
+    """The states on the CPU: as they are, or brought there together."""
+    if device.type == "cpu":
+        yield from states
+        return
+    flat = torch.cat([s.reshape(-1) for s in states]).cpu().double()
+    for part in flat.split([s.numel() for s in states]):
+        yield part.reshape(ROWS, -1)

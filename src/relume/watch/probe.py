@@ -54,7 +54,9 @@ class Probe:
             return True
         if compiled.has_compiled_parts(self.model):
             return True
-        return compiled.compiles() and self._calls_compiled.get(self.model.training, True)
+        # A model whose weights the real pass is to draw can't be run aside before.
+        unknown = not any(is_lazy(p) for p in self.model.parameters())
+        return compiled.compiles() and self._calls_compiled.get(self.model.training, unknown)
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at the call that is about to begin; under `compiled.eager()`."""

@@ -517,7 +517,7 @@ class Watch(Recording):
             return
         try:
             scalars, self._new_scalars = self._new_scalars, []
-            self._writer.write(window, self.sites, scalars, self.notes, about)
+            self._writer.write(window, self.sites, scalars, self.notes, about, self._timelines)
         except (sqlite3.Error, OSError) as error:
             path = self._writer.path
             self._stop_saving()
