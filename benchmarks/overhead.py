@@ -94,21 +94,28 @@ def rows(n: int) -> Callable[[], tuple[Tensor, Tensor]]:
     return lambda: (torch.randn(n, 64), torch.randint(0, 10, (n,)))
 
 
+# Steps after which every="auto" has chosen, window by window.
+AUTO_STEPS = 300
+
 TASKS = [
-    Task("MLP 3×256, batch 128", lambda: mlp(256, 3), rows(128), 40),
-    Task("MLP 4×1024, batch 256", lambda: mlp(1024, 4), rows(256), 10),
-    Task("CNN, 32 × 3×32×32", cnn, images, 10),
-    Task("GPT, 8 × 128 tokens", GPT, text, 10),
+    Task("MLP 3×256, batch 128", lambda: mlp(256, 3), rows(128), 100),
+    Task("MLP 4×1024, batch 256", lambda: mlp(1024, 4), rows(256), 20),
+    Task("CNN, 32 × 3×32×32", cnn, images, 20),
+    Task("GPT, 8 × 128 tokens", GPT, text, 20),
 ]
 
 
 class Runner:
     """One setting of one task: a model of its own, trained in stretches."""
 
-    def __init__(self, task: Task, model: nn.Module, batch: tuple[Tensor, Tensor], every: int | None) -> None:
+    def __init__(self, task: Task, model: nn.Module, batch: tuple[Tensor, Tensor], every: int | str | None) -> None:
         self.task, self.model, self.batch = task, copy.deepcopy(model), batch
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
-        self.watch = None if every is None else relume.watch(self.model, self.optimizer, every=every, window=100)
+        self.watch = (
+            None
+            if every is None
+            else relume.watch(self.model, self.optimizer, every=every, window=50 if every == "auto" else 100)
+        )
 
     def stretch(self, steps: int) -> float:
         """Seconds per step."""
@@ -128,10 +135,10 @@ def measure(task: Task, rounds: int, device: str) -> dict[str, object]:
     torch.manual_seed(0)
     model = task.model().to(device)
     x, y = task.batch()
-    settings: dict[str, int | None] = {"bare": None, "control": None, "every=10": 10, "every=1": 1}
+    settings = {"bare": None, "control": None, "every=10": 10, "every=1": 1, "auto": "auto"}
     runners = {n: Runner(task, model, (x.to(device), y.to(device)), e) for n, e in settings.items()}
-    for runner in runners.values():
-        runner.stretch(10)
+    for name, runner in runners.items():
+        runner.stretch(AUTO_STEPS if name == "auto" else 10)
     ratios: dict[str, list[float]] = {name: [] for name in settings}
     bare: list[float] = []
     for _ in range(rounds):
@@ -142,6 +149,7 @@ def measure(task: Task, rounds: int, device: str) -> dict[str, object]:
         for name in order:
             ratios[name].append(seconds[name] / seconds["bare"])
     state = {n: r.watch.state_bytes for n, r in runners.items() if r.watch is not None}
+    chosen = runners["auto"].watch.every
     for runner in runners.values():
         if runner.watch is not None:
             runner.watch.close()
@@ -151,6 +159,7 @@ def measure(task: Task, rounds: int, device: str) -> dict[str, object]:
         "bare_ms": statistics.median(bare) * 1e3,
         "ratio": {n: {"median": q[1], "low": q[0], "high": q[2]} for n, q in quarter.items()},
         "state_bytes": state["every=1"],
+        "chosen": chosen,
     }
 
 
@@ -167,8 +176,8 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {args.threads} threads, {args.device}, {platform.machine()}, {args.rounds} rounds"
     )
-    print("| task | bare ms/step | control | every=10 | every=1 | state |")
-    print("|---|---|---|---|---|---|")
+    print("| task | bare ms/step | control | every=10 | every=1 | every=auto | it chose | state |")
+    print("|---|---|---|---|---|---|---|---|")
     results = []
     for task in TASKS:
         if args.only not in task.name:
@@ -178,7 +187,8 @@ def main() -> None:
         ratio = result["ratio"]
         cells = [f"{r['median']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in ratio.values()]  # type: ignore[attr-defined]
         kib = result["state_bytes"] / 1024  # type: ignore[operator]
-        print(f"| {task.name} | {result['bare_ms']:.2f} | {' | '.join(cells)} | {kib:.0f} KiB |", flush=True)
+        row = [task.name, f"{result['bare_ms']:.2f}", *cells, str(result["chosen"]), f"{kib:.0f} KiB"]
+        print(f"| {' | '.join(row)} |", flush=True)
     if args.json:
         with open(args.json, "w") as file:
             json.dump(results, file, indent=1)

@@ -1,5 +1,7 @@
 """Shared by all tests: few threads (the suite runs in parallel), and errors inside relume are raised, not swallowed."""
 
+import sys
+
 import pytest
 import torch
 
@@ -18,3 +20,12 @@ def strict():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_compiled():
+    """relume looks more closely in a process that has compiled something, which no other test should notice."""
+    yield
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if compiler is not None and compiler.cached_backends:
+        torch._dynamo.reset()

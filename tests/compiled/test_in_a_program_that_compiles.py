@@ -58,3 +58,13 @@ def test_the_census_of_an_eager_model_is_what_it_is_elsewhere():
     alone = relume.census(model, x)
     for name, site in watch.census(phase="eval").items():
         assert torch.equal(site.fired, alone[name].fired)
+
+
+def test_a_module_and_its_parent_are_watched_at_once_and_each_counts_once():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    with relume.watch(model, every=1) as outer, relume.watch(model[2], every=1) as inner:
+        for _ in range(3):
+            model(torch.randn(4, 2))
+    assert [m.name for m in outer.census().sites] == ["1", "2.1"]
+    assert [m.name for m in inner.census().sites] == ["1"]
+    assert inner.census()["1"].inputs == outer.census()["2.1"].inputs == 12

@@ -288,6 +288,11 @@ class ForwardPass:
         self._aside = 1
 
 
+def seen_here() -> bool:
+    """Is any pass being seen in this thread?"""
+    return any(isinstance(mode, _Mode) for mode in _get_current_function_mode_stack())
+
+
 def _leave(mode: TorchFunctionMode) -> None:
     """Take one mode off torch's stack, wherever it is: others may have been entered since."""
     if mode not in _get_current_function_mode_stack():

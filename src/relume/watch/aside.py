@@ -41,7 +41,7 @@ def aside(model: nn.Module, *, grad: bool = False) -> Iterator[None]:
 
 def _saving_nowhere(grad: bool) -> contextlib.AbstractContextManager[object]:
     """What autograd saves here is of no concern to a checkpoint around it, which counts what is saved within."""
-    if not grad or not torch._C._autograd._saved_tensors_hooks_is_enabled():
+    if not grad or not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
         return contextlib.nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
 

@@ -76,16 +76,21 @@ class Call:
 
 
 class Calls:
-    """The calls of one model now running, at most one per thread."""
+    """The calls of one model now running, at most one per thread.
+
+    Attributes:
+        total: calls begun.
+        running: by thread; calls of which nothing need be known are not among them.
+    """
 
     def __init__(self) -> None:
         self.total = 0
-        self._running: dict[int, Call] = {}
+        self.running: dict[int, Call] = {}
         self._trained_outside_backward = False
 
     def begin(self, module: nn.Module, frame: FrameType) -> Call | None:
         """A call begins; None when it is part of one that is running already."""
-        running = self._running.get(threading.get_ident())
+        running = self.running.get(threading.get_ident())
         if running is not None:
             running.depth += 1
             return None
@@ -95,12 +100,12 @@ class Calls:
         # A reentrant checkpoint runs the model first without gradients: then the run in backward is the one to count.
         recomputed = training and backward and self._trained_outside_backward
         self._trained_outside_backward |= training and not backward
-        call = self._running[threading.get_ident()] = Call(module, frame, training, recomputed, sys.exc_info()[1])
+        call = self.running[threading.get_ident()] = Call(module, frame, training, recomputed, sys.exc_info()[1])
         return call
 
     def end(self, module: nn.Module) -> Call | None:
         """A call ends; None when it is part of another, or began before its model was watched."""
-        running = self._running.get(threading.get_ident())
+        running = self.running.get(threading.get_ident())
         if running is None:
             return None
         if running.depth:
@@ -108,14 +113,14 @@ class Calls:
             return None
         if running.module is not module:  # of which compiled code has run the beginning
             return None
-        return self._running.pop(threading.get_ident())
+        return self.running.pop(threading.get_ident())
 
     def left_behind(self) -> bool:
         """Has an interrupt ended this thread's call unnoticed? It is forgotten then."""
-        running = self._running.get(threading.get_ident())
+        running = self.running.get(threading.get_ident())
         if running is None or _on_stack(running.frame):
             return False
-        del self._running[threading.get_ident()]
+        del self.running[threading.get_ident()]
         return True
 
 

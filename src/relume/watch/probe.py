@@ -22,8 +22,12 @@ from torch.nn.parameter import is_lazy
 
 from relume.sites import Tracker
 from relume.sites.flow import tensors_in
+from relume.sites.forward_pass import seen_here
 from relume.watch import compiled
 from relume.watch.aside import aside, copied
+
+# Threads in which a probe is running, of whatever watch.
+_probing: set[int] = set()
 
 
 class Probe:
@@ -38,18 +42,20 @@ class Probe:
         self.tracker = tracker
         self.model = tracker.model
         self._ended = ended
-        self._thread: int | None = None
         self._depth = 0
         self.failure: Exception | None = None  # what the original code raised; the compiled may do as well, or not
         # Does the model call functions that are compiled, which no module tells of? By phase; asked in the first pass.
         self._calls_compiled: dict[bool, bool] = {}
 
-    def here(self) -> bool:
-        """Is a probe running in this thread?"""
-        return self._thread == threading.get_ident()
+    @staticmethod
+    def here() -> bool:
+        """Is a probe running in this thread, of this model or of one around it? What it calls is not to be counted."""
+        return threading.get_ident() in _probing
 
     def needed(self, module: nn.Module) -> bool:
         """Would a call of `module` run compiled code? Where that is not known yet, the answer is yes."""
+        if seen_here():
+            return False  # another watch sees all that runs here, which is not compiled then
         if module is not self.model or compiled.in_place(module) or self.tracker.met_compiled_code:
             return True
         if compiled.has_compiled_parts(self.model):
@@ -70,7 +76,8 @@ class Probe:
         # Without DistributedDataParallel's own forward, which calls other ranks.
         within: nn.Module | None = inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else None
         handles: list[Any] = []
-        self._thread, self._depth, self.failure = threading.get_ident(), 0, None
+        self._depth, self.failure = 0, None
+        _probing.add(threading.get_ident())
         try:
             with aside(inner, grad=grad), compiled.Lookout() as lookout:
                 try:
@@ -93,7 +100,7 @@ class Probe:
                         self._ended(None, True)
             self._calls_compiled[model.training] = lookout.seen
         finally:
-            self._thread = None
+            _probing.discard(threading.get_ident())
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's own call begins; it may call itself."""

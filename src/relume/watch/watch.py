@@ -237,6 +237,18 @@ class Watch(Recording):
     # Hooks
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls = self._calls
+        if (
+            self.step < self._due
+            and self.step != self._seen_step
+            and not calls.running
+            and module.training
+            and not self._doors
+            and not self._by_passes
+            and torch.is_grad_enabled()
+        ):
+            calls.total += 1  # what nearly every call comes to
+            return
         if self._probe.here() or torch.compiler.is_compiling():
             return
         self._end_interrupted()
@@ -286,7 +298,7 @@ class Watch(Recording):
             self._seen_step = self.step
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if self._probe.here() or torch.compiler.is_compiling():
+        if not self._calls.running or self._probe.here() or torch.compiler.is_compiling():
             return
         call = self._calls.end(module)
         if call is None:
@@ -327,7 +339,8 @@ class Watch(Recording):
             )
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._end_interrupted()
+        if self._calls.running:
+            self._end_interrupted()
         # A scaler lets a fused optimizer step whatever it found, and skip by itself. To read it waits for the device,
         # as the scaler does for any other optimizer.
         if bool(getattr(optimizer, "found_inf", False)):

@@ -15,6 +15,7 @@ namespace {
 enum Row { FIRED, SAMPLES_FIRED, SUM, SQUARES, OUTPUT, NONFINITE, MAX, MIN, FIRST, LAST, PIVOT };
 
 constexpr int64_t BLOCK = 64;             // samples that a lane adds up in T before they go into a double
+constexpr int64_t TILE = 1024;               // bytes of units that are counted together: their totals fit the first cache
 constexpr int64_t EXACT = int64_t(1) << 22;  // ones that a lane counts in T, exactly
 
 template <typename T>
@@ -74,7 +75,7 @@ struct Lanes {
 // Units lie innermost: a lane is a unit, and a tile of units goes through all rows.
 template <typename T>
 bool across(const T* x, int64_t inputs, int64_t rows, int64_t units, const T* pivots, T low_edge, T high_edge, Totals<T>& t) {
-    constexpr int N = 1024 / sizeof(T);  // the totals of a tile fit the first cache
+    constexpr int N = TILE / sizeof(T);
     for (int64_t first = 0; first < units; first += N) {
         const int width = static_cast<int>(units - first < N ? units - first : N);
         const auto unit = [first](int k) { return first + k; };
@@ -158,6 +159,7 @@ int observe(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inn
     std::vector<T> pivot(units);
     for (int64_t u = 0; u < units; ++u) pivot[u] = static_cast<T>(state[PIVOT * units + u]);
     const T low = static_cast<T>(low_edge), high = static_cast<T>(high_edge);
+    // One thread: torch's own wait for work on the other cores without giving them up.
     const bool fine = inner == 1 ? across(x, inputs, rows, units, pivot.data(), low, high, t)
                                  : along(x, inputs, rows, units, inner, pivot.data(), low, high, t);
     if (!fine) return 1;
