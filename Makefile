@@ -43,5 +43,9 @@ check: test lint types  ## what CI runs
 bench: $(VENV)/.dev  ## what watching costs (see benchmarks/README.md)
 	$(BIN)/python benchmarks/overhead.py
 
+docs-pictures: $(VENV)/.dev  ## docs/report.png, from a fresh demo
+	$(BIN)/relume demo
+	$(BIN)/python docs/pictures.py
+
 clean:          ## remove what the build made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

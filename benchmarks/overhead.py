@@ -1,6 +1,6 @@
 """What watching costs: time per training step with and without relume, interleaved in one process.
 
-    python benchmarks/overhead.py [--rounds 15] [--threads 2] [--json FILE]
+    python benchmarks/overhead.py [--rounds 15] [--threads 2] [--rivals] [--json FILE]
 
 Each round trains every setting for a stretch of steps, in shuffled order, and divides by the bare run of that round; a
 second bare run is the control. Printed: median ratio over rounds, and the middle half of them.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import random
@@ -17,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -106,16 +108,16 @@ TASKS = [
 
 
 class Runner:
-    """One setting of one task: a model of its own, trained in stretches."""
+    """One setting of one task: a model of its own, trained in stretches. `step` is called after each update."""
 
-    def __init__(self, task: Task, model: nn.Module, batch: tuple[Tensor, Tensor], every: int | str | None) -> None:
+    def __init__(self, task: Task, model: nn.Module, batch: tuple[Tensor, Tensor], setting: Setting | None) -> None:
         self.task, self.model, self.batch = task, copy.deepcopy(model), batch
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
-        self.watch = (
-            None
-            if every is None
-            else relume.watch(self.model, self.optimizer, every=every, window=50 if every == "auto" else 100)
-        )
+        self.watch: relume.Watch | None = None
+        self.before: Callable[[], object] | None = None
+        self.after: Callable[[Tensor], object] | None = None
+        if setting is not None:
+            setting(self)
 
     def stretch(self, steps: int) -> float:
         """Seconds per step."""
@@ -124,18 +126,78 @@ class Runner:
         sync()
         start = time.perf_counter()
         for _ in range(steps):
+            if self.before is not None:
+                self.before()
             self.optimizer.zero_grad()
-            F.cross_entropy(self.model(x).flatten(0, -2), y.flatten()).backward()
+            loss = F.cross_entropy(self.model(x).flatten(0, -2), y.flatten())
+            loss.backward()
             self.optimizer.step()
+            if self.after is not None:
+                self.after(loss)
         sync()
         return (time.perf_counter() - start) / steps
 
 
-def measure(task: Task, rounds: int, device: str) -> dict[str, object]:
+Setting = Callable[[Runner], None]
+
+
+def watched(every: int | Literal["auto"]) -> Setting:
+    def start(runner: Runner) -> None:
+        window = 50 if every == "auto" else 100  # it chooses anew at the end of each
+        runner.watch = relume.watch(runner.model, runner.optimizer, every=every, window=window)
+
+    return start
+
+
+OURS: dict[str, Setting | None] = {
+    "bare": None,
+    "control": None,
+    "every=10": watched(10),
+    "every=1": watched(1),
+    "auto": watched("auto"),
+}
+
+
+def torchmortem(sampling: str) -> Setting:
+    def start(runner: Runner) -> None:
+        from torchmortem import Autopsy
+
+        autopsy = Autopsy(runner.model, optimizer=runner.optimizer, sampling=sampling).__enter__()
+        runner.after = lambda loss: autopsy.step(loss=loss.item())
+
+    return start
+
+
+def torch_audit(every: int) -> Setting:
+    def start(runner: Runner) -> None:
+        from torch_audit import autopatch
+
+        autopatch(runner.model, optimizer=runner.optimizer, every_n_steps=every, reporters=[])
+
+    return start
+
+
+def neural_observatory(runner: Runner) -> None:
+    from neural_observatory import Observatory
+
+    observatory, steps = Observatory(runner.model), itertools.count()
+    observatory.watch()
+    runner.before = lambda: observatory.step(step=next(steps), epoch=0)
+
+
+RIVALS: dict[str, Setting | None] = {
+    "torchmortem": torchmortem("balanced"),
+    "torchmortem, fast": torchmortem("fast"),
+    "torch-audit, each step": torch_audit(1),
+    "torch-audit, each 1000th": torch_audit(1000),
+    "neural-observatory": neural_observatory,
+}
+
+
+def measure(task: Task, rounds: int, device: str, settings: dict[str, Setting | None]) -> dict[str, object]:
     torch.manual_seed(0)
     model = task.model().to(device)
     x, y = task.batch()
-    settings = {"bare": None, "control": None, "every=10": 10, "every=1": 1, "auto": "auto"}
     runners = {n: Runner(task, model, (x.to(device), y.to(device)), e) for n, e in settings.items()}
     for name, runner in runners.items():
         runner.stretch(AUTO_STEPS if name == "auto" else 10)
@@ -169,6 +231,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", default="", help="part of a task's name")
+    parser.add_argument("--rivals", action="store_true", help="needs: pip install -e '.[bench]'")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -176,16 +239,18 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {args.threads} threads, {args.device}, {platform.machine()}, {args.rounds} rounds"
     )
-    print("| task | bare ms/step | control | every=10 | every=1 | every=auto | it chose | state |")
-    print("|---|---|---|---|---|---|---|---|")
+    settings = {**OURS, **(RIVALS if args.rivals else {})}
+    header = ["task", "bare ms/step", *list(settings)[1:], "auto chose", "state"]
+    print(f"| {' | '.join(header)} |")
+    print("|---" * len(header) + "|")
     results = []
     for task in TASKS:
         if args.only not in task.name:
             continue
-        result = measure(task, args.rounds, args.device)
+        result = measure(task, args.rounds, args.device, settings)
         results.append(result)
-        ratio = result["ratio"]
-        cells = [f"{r['median']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in ratio.values()]  # type: ignore[attr-defined]
+        ratio: dict[str, dict[str, float]] = result["ratio"]  # type: ignore[assignment]
+        cells = [f"{r['median']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in ratio.values()]
         kib = result["state_bytes"] / 1024  # type: ignore[operator]
         row = [task.name, f"{result['bare_ms']:.2f}", *cells, str(result["chosen"]), f"{kib:.0f} KiB"]
         print(f"| {' | '.join(row)} |", flush=True)

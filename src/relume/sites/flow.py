@@ -147,6 +147,13 @@ class Flow:
             node = self.memo[key] = make()
         return node
 
+    def share(self, tensor: Tensor) -> None:
+        """Let a tensor have the node of an earlier pass, if that is alike."""
+        node = self.node(tensor)
+        if node is not None and node.mask is None:
+            key = (node.layout, node.sources, node.between, node.feeds, node.weight)
+            self.set(tensor, self.same(key, lambda: node))
+
     def _late(self, parameter: nn.Parameter) -> str | None:
         """The name of one that came with the module now running, as FSDP puts them in place only when it is called."""
         if self.running is None:

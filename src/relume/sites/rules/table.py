@@ -189,6 +189,8 @@ def follow(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     key = _key(flow, func, args, kwargs, out) if rule not in _BY_VALUE else None
     if key is None:
         rule(flow, args, kwargs, out)
+        for tensor in tensors_in(out, 1):
+            flow.share(tensor)  # so that what follows from it may be found
         return
     outputs = (out,) if isinstance(out, Tensor) else out
     nodes = flow.memo.get(key)
