@@ -5,6 +5,7 @@ from torch import nn
 
 import relume
 from relume.report import verdict
+from relume.report.verdict import _named
 
 
 def test_a_healthy_network_is_called_so(make_run):
@@ -17,24 +18,24 @@ def test_a_healthy_network_is_called_so(make_run):
 def test_deaths_are_counted_placed_and_dated(make_run):
     said = verdict(make_run(kill=[(0, 0, [1], -100.0), (7, 0, [2, 3], -100.0), (12, 0, [5], -100.0)]))
     assert said.startswith(
-        "4 of 16 units are dead (25 %), all in body.1 (4 of 8); 1 was born dead, 3 died between steps 6 and 11."
+        "4 of 16 units are dead (25 %), all in site body.1 (4 of 8); 1 was born dead, 3 died between steps 6 and 11."
     )
     assert "none of 320 inputs, so it fires on fewer than 1 in 107 new ones" in said  # 1 / (1 - 0.05 ** (1 / 320))
 
 
 def test_a_silent_site_is_said_to_cut_the_signal(make_run):
     said = verdict(make_run(kill=[(6, 0, range(8), -100.0)]))
-    assert "among them all of body.1, where the signal is cut" in said
+    assert "among them all of site body.1, where the signal is cut" in said
 
 
 def test_two_silent_sites_are_both_named(make_run):
     said = verdict(make_run(kill=[(6, 0, range(8), -100.0), (6, 2, range(8), -100.0)]))
-    assert "all of body.1 and body.3, so the signal is cut" in said
+    assert "all of sites body.1 and body.3, so the signal is cut" in said
 
 
 def test_the_site_with_the_largest_share_is_named_when_several_have_dead_units(make_run):
     said = verdict(make_run(kill=[(6, 0, [0], -100.0), (6, 2, [0, 1, 2], -100.0)]))
-    assert "most in body.3 (3 of 8)" in said
+    assert "most in site body.3 (3 of 8)" in said
 
 
 def test_too_few_inputs_are_no_death_and_the_verdict_says_how_many_are_missing(make_run):
@@ -45,7 +46,7 @@ def test_too_few_inputs_are_no_death_and_the_verdict_says_how_many_are_missing(m
 
 def test_divergence_is_named_and_not_taken_for_death(make_run):
     said = verdict(make_run(kill=[(12, 0, [4], float("nan"))]))
-    assert "NaN or infinite pre-activations were seen in body.1 and body.3: the training has diverged." in said
+    assert "NaN or infinite pre-activations were seen in sites body.1 and body.3: the training has diverged." in said
     assert "dead (" not in said
 
 
@@ -78,4 +79,10 @@ def test_a_site_that_was_not_reached_is_named():
     with relume.watch(model, every=1, window=5) as watch:
         for step in range(10):
             model(torch.randn(64, 2), step < 5).sum().backward()
-    assert "Not reached in this window: act_a." in verdict(watch)
+    assert "Not reached in this window: site act_a." in verdict(watch)
+
+
+def test_many_silent_sites_are_named_in_short():
+    assert _named(["a"]) == "site a"
+    assert _named(["a", "b", "c"]) == "sites a, b and c"
+    assert _named(["a", "b", "c", "d", "e"]) == "sites a, b, c and 2 more"

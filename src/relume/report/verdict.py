@@ -66,9 +66,9 @@ def _where(most: SiteCensus, dead: list[SiteCensus]) -> str:
     silent = [m for m in dead if bool(m.dead.all())]
     if silent:
         cut = "where the signal is cut" if len(silent) == 1 else "so the signal is cut"
-        return f"among them all of {_listed([m.name for m in silent])}, {cut}"
+        return f"among them all of {_named([m.name for m in silent])}, {cut}"
     share = "all" if len(dead) == 1 else "most"
-    return f"{share} in {most.name} ({int(most.dead.sum())} of {most.units})"
+    return f"{share} in site {most.name} ({int(most.dead.sum())} of {most.units})"
 
 
 def _when(recording: Recording, dead: list[SiteCensus]) -> str:
@@ -97,7 +97,7 @@ def _doubts(census: Census) -> list[str]:
     doubts = []
     nonfinite = [m.name for m in census.sites if bool((m.nonfinite > 0).any())]
     if nonfinite:
-        doubts.append(f"NaN or infinite pre-activations were seen in {_listed(nonfinite)}: the training has diverged.")
+        doubts.append(f"NaN or infinite pre-activations were seen in {_named(nonfinite)}: the training has diverged.")
     unknown = [m for m in census.sites if m.reached and bool(m.unknown.any())]
     if unknown:
         n = sum(int(m.unknown.sum()) for m in unknown)
@@ -108,11 +108,13 @@ def _doubts(census: Census) -> list[str]:
         )
     unreached = [m.name for m in census.sites if not m.reached]
     if unreached:
-        doubts.append(f"Not reached in this window: {_listed(unreached)}.")
+        doubts.append(f"Not reached in this window: {_named(unreached)}.")
     return doubts
 
 
-def _listed(names: list[str]) -> str:
-    if len(names) > 3:
-        names = [*names[:3], f"{len(names) - 3} more"]
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+def _named(names: list[str]) -> str:
+    """ "site a", "sites a and b", "sites a, b, c and 4 more"."""
+    if len(names) == 1:
+        return f"site {names[0]}"
+    shown = names if len(names) <= 3 else [*names[:3], f"{len(names) - 3} more"]
+    return f"sites {', '.join(shown[:-1])} and {shown[-1]}"
