@@ -90,7 +90,7 @@ def report(
     recording = load(run)
     path = write_html(recording, out or recording.path.parent / "report.html")
     if as_json:
-        census = recording.census(phase="train" if any("train" in w.counts for w in recording.windows) else "eval")
+        census = recording.census(phase=recording.main_phase)
         _print_json(
             {
                 "report": str(path),

@@ -224,7 +224,7 @@ class Session:
 
 def _summary(watch: Watch, folder: Path) -> dict[str, Any]:
     from relume.errors import EmptyCensusError
-    from relume.report.verdict import main_phase, verdict
+    from relume.report import verdict
 
     told: dict[str, Any] = {
         "class": watch.about["model"],
@@ -234,7 +234,7 @@ def _summary(watch: Watch, folder: Path) -> dict[str, Any]:
         "notes": list(watch.notes),
     }
     try:
-        return {**told, "verdict": verdict(watch), "census": watch.census(phase=main_phase(watch)).to_dict()}
+        return {**told, "verdict": verdict(watch), "census": watch.census(phase=watch.main_phase).to_dict()}
     except EmptyCensusError as error:
         return {**told, "verdict": str(error), "census": None}
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from relume.census import Census, SiteCensus
 from relume.report.looks import LOOKS, UNREACHED, codes
-from relume.report.verdict import main_phase, verdict
+from relume.report.verdict import verdict
 from relume.watch import Recording, Watch
 
 CELLS = 32
@@ -62,7 +62,7 @@ class LiveView:
         self._progress.update(self._task, completed=watch.step)
         if len(watch.windows) != self._windows and watch.windows:
             self._windows = len(watch.windows)
-            self._strips = strips(watch.census(phase=main_phase(watch)))
+            self._strips = strips(watch.census(phase=watch.main_phase))
 
     def _render(self) -> Group:
         return Group(self._progress, self._strips) if self._strips is not None else Group(self._progress)
@@ -102,6 +102,6 @@ def print_verdict(recording: Recording, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     console.print(Text(verdict(recording), style="bold"))
     console.print()
-    console.print(recording.census(phase=main_phase(recording)))
+    console.print(recording.census(phase=recording.main_phase))
     for note in recording.notes:
         console.print(Text(f"not counted: {note}", style="yellow"))

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from relume.census import Census, Phase, SiteCensus, never_fired_bound, percent
+from relume.census import Census, SiteCensus, never_fired_bound, percent
 from relume.watch import Recording
-
-
-def main_phase(recording: Recording) -> Phase:
-    """Training where there was any, else evaluation."""
-    return "train" if any("train" in w.counts for w in recording.windows) else "eval"
 
 
 def verdict(recording: Recording) -> str:
@@ -26,7 +21,7 @@ def verdict(recording: Recording) -> str:
 
 def sentences(recording: Recording) -> list[str]:
     """The verdict first, then its evidence and what keeps it from being the whole story."""
-    census = recording.census(phase=main_phase(recording))
+    census = recording.census(phase=recording.main_phase)
     mortal = [m for m in census.sites if m.reached and m.site.can_die]
     dead = [m for m in mortal if bool(m.dead.any())]
     span = "" if census.last_step is None else f" (steps {census.first_step:,}–{census.last_step:,})"
@@ -63,7 +58,7 @@ def _inputs(sites: list[SiteCensus]) -> str:
 
 
 def _where(most: SiteCensus, dead: list[SiteCensus]) -> str:
-    silent = [m for m in dead if bool(m.dead.all())]
+    silent = [m for m in dead if m.silent]
     if silent:
         cut = "where the signal is cut" if len(silent) == 1 else "so the signal is cut"
         return f"among them all of {_named([m.name for m in silent])}, {cut}"

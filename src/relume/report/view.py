@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from relume.census import Census, Phase, SiteCensus, Timeline
-from relume.report.looks import codes
-from relume.report.verdict import main_phase, sentences
+from relume.report.looks import LOOKS, codes
+from relume.report.verdict import sentences
 from relume.watch import Recording, Window
 
 COLUMNS = 120
@@ -61,10 +61,6 @@ class SiteView:
         return int(self.census.dead.sum())
 
     @property
-    def silent(self) -> bool:
-        return self.n_dead == self.census.units
-
-    @property
     def n_born_dead(self) -> int:
         return int((self.timeline.born_dead & self.census.dead & (self.timeline.died_at < 0)).sum())
 
@@ -75,7 +71,7 @@ class SiteView:
     def order(self) -> Tensor:
         """Units so that like lies beside like: by state at the end, then by when they last fired."""
         last = self.codes[-1].long() if len(self.codes) else torch.zeros(self.census.units, dtype=torch.int64)
-        rank = torch.tensor([_RANK.get(i, 9) for i in range(16)])[last]
+        rank = torch.tensor([*(_FROM_BELOW.index(look.key) for look in LOOKS), len(LOOKS)])[last]  # unreached: on top
         key = rank * (int(self.timeline.last_fired.max()) + 2) + (self.timeline.last_fired + 1)
         return torch.argsort(key, stable=True)
 
@@ -93,7 +89,7 @@ class SiteView:
 
 
 # Dark below, lit above: dead first, then what is unwell, then what fires.
-_RANK = {2: 0, 3: 1, 0: 2, 1: 3, 4: 4, 7: 5, 6: 6, 5: 7}
+_FROM_BELOW = ("dead", "stuck", "nonfinite", "unknown", "saturated", "rare", "alive", "linear")
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def view(recording: Recording, label: str) -> RunView:
     Raises:
         EmptyCensusError: nothing has been recorded.
     """
-    phase = main_phase(recording)
+    phase = recording.main_phase
     census = recording.census(phase=phase)
     windows = [w for w in recording.windows if phase in w.counts]
     drawn = thinned(windows, COLUMNS)

@@ -85,7 +85,6 @@ class Tracker:
         self.keep_fast_path = keep_fast_path
         self.found: dict[Key, Found] = {}
         self.notes: dict[str, None] = {}
-        self.called: dict[str, None] = {}
         self.restarted = False
         self.met_compiled_code = False  # in a pass, where it should not run under relume's eyes
         self.flow = Flow()

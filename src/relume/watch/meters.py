@@ -114,15 +114,9 @@ class Meter:
         told_apart = not (kernels.sifts(seen) and activation.bounded)
         if not (self._fused and plan.inputs_known and told_apart) or edges is None or sizes is None:
             return None
-        run = kernels.prepared(
-            seen,
-            sizes,
-            edges,
-            self.state,
-            relu=activation.is_relu,
-            counted=bool(activation.counted_zone),
-            flat=bool(activation.flat),
-        )
+        zone, flat = activation.counted_zone, activation.flat
+        how = kernels.Counting(sizes, edges, relu=activation.is_relu, counted=bool(zone), flat=bool(flat))
+        run = kernels.prepared(seen, how, self.state)
         if run is None:
             return None
         output = _counted_already if activation.is_relu else self._output(plan, activation, None, seen.is_cpu)

@@ -115,6 +115,11 @@ class Recording:
         return tuple(self._sites.values())
 
     @property
+    def main_phase(self) -> Phase:
+        """Training where there was any, else evaluation: what timeline, verdict and report speak of."""
+        return "train" if any("train" in w.counts for w in self._windows) else "eval"
+
+    @property
     def windows(self) -> tuple[Window, ...]:
         """All windows kept, oldest first."""
         return tuple(self._windows)
@@ -193,7 +198,7 @@ class Recording:
             CensusMismatchError: there is no such site.
         """
         name = self._name(site)
-        phase: Phase = "train" if any("train" in w.counts for w in self._windows) else "eval"
+        phase = self.main_phase
         timeline = Timeline(name, self._sites[name].units)
         for window in self._windows:
             if phase in window.counts:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from relume.watch.kernels import cpu, gpu
+from relume.watch.kernels.counting import Counting as Counting
 from relume.watch.kernels.cpu import reason as reason
 
 # Of other classes of tensors the address may be of something else, or of nothing.
@@ -24,26 +25,13 @@ def sifts(x: Tensor) -> bool:
     return x.is_cuda or os.environ.get("RELUME_KERNELS", "").lower() == "triton"
 
 
-def prepared(
-    x: Tensor,
-    sizes: tuple[int, int, int, int],
-    edges: tuple[float, float],
-    state: Tensor,
-    *,
-    relu: bool,
-    counted: bool,
-    flat: bool,
-) -> Callable[[Tensor, int], bool] | None:
+def prepared(x: Tensor, how: Counting, state: Tensor) -> Callable[[Tensor, int], bool] | None:
     """A call that adds samples like `x` to a meter's state, or None where no kernel can.
 
     Args:
         x: whose memory holds the samples without gaps.
-        sizes: the samples' [inputs, rows, units, inner], as they lie in memory.
-        edges: a sample fires when it lies strictly between them.
+        how: they are to be counted.
         state: float64 [11, units], rows as in `meters.py`; held by the call.
-        relu: the output is max(0, x) and its sum is added too.
-        counted: `edges` mean something; otherwise every finite sample counts.
-        flat: an input fires when one of its samples does; otherwise when one of them is finite.
 
     Returns:
         A function of the samples and the step; False, with nothing added, where it refuses them as not finite.
@@ -56,7 +44,7 @@ def prepared(
     ):
         return None
     if sifts(x):
-        return gpu.prepared(x, sizes, edges, state, relu=relu, counted=counted, flat=flat)
+        return gpu.prepared(x, how, state)
     if x.is_cpu:
-        return cpu.prepared(x, sizes, edges, state, relu=relu, counted=counted, flat=flat)
+        return cpu.prepared(x, how, state)
     return None

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from relume.watch.kernels.counting import Counting
+
 _SOURCE = Path(__file__).with_name("meter.cpp")
 _FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 # Tried in turn: not every compiler knows wide vectors, or the machine it runs on.
@@ -122,21 +124,12 @@ def _cpu() -> str:
         return platform.processor()
 
 
-def prepared(
-    x: Tensor,
-    sizes: tuple[int, int, int, int],
-    edges: tuple[float, float],
-    state: Tensor,
-    *,
-    relu: bool,
-    counted: bool,
-    flat: bool,
-) -> Callable[[Tensor, int], bool] | None:
+def prepared(x: Tensor, how: Counting, state: Tensor) -> Callable[[Tensor, int], bool] | None:
     """A call that adds samples like `x` to a meter's state; see `kernels.prepared`."""
     kernel = (load() or {}).get(x.dtype)
     if kernel is None:
         return None
-    rest = (*sizes, *edges, int(relu), int(counted), int(flat))
+    rest = (*how.sizes, *how.edges, int(how.relu), int(how.counted), int(how.flat))
 
     def run(x: Tensor, step: int) -> bool:
         return kernel(x.data_ptr(), *rest, float(step), state.data_ptr()) == 0

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relume.watch.kernels.counting import Counting
+
 # What a program writes for each of its units, in the order of a meter's state as far as it goes.
 FIRED, INSIDE, SUM, SQUARES, OUTPUT, BAD, HIGH, LOW, SEEN = range(9)
 _TOTALS = 9
@@ -116,27 +118,18 @@ def totals(x: Tensor, sizes: tuple[int, int, int, int], edges: tuple[float, floa
     return summed
 
 
-def prepared(
-    x: Tensor,
-    sizes: tuple[int, int, int, int],
-    edges: tuple[float, float],
-    state: Tensor,
-    *,
-    relu: bool,
-    counted: bool,
-    flat: bool,
-) -> Callable[[Tensor, int], bool] | None:
+def prepared(x: Tensor, how: Counting, state: Tensor) -> Callable[[Tensor, int], bool] | None:
     """A call that adds samples like `x` to a meter's state; see `kernels.prepared`. It sifts, and never refuses."""
     if load() is None or x.dtype == torch.float64:
         return None
 
     def run(x: Tensor, step: int) -> bool:
-        seen = totals(x, sizes, edges, state[_PIVOT].float())
-        fired = seen[FIRED] if flat else seen[SEEN]
+        seen = totals(x, how.sizes, how.edges, state[_PIVOT].float())
+        fired = seen[FIRED] if how.flat else seen[SEEN]
         state[FIRED].add_(fired)
         state[INSIDE].add_(seen[INSIDE])
         state[SUM : SQUARES + 1].add_(seen[SUM : SQUARES + 1].nan_to_num_())
-        if relu:
+        if how.relu:
             state[OUTPUT].add_(seen[OUTPUT].nan_to_num_())
         state[BAD].add_(seen[BAD])
         torch.maximum(state[HIGH], seen[HIGH], out=state[HIGH])
