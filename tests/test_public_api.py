@@ -9,7 +9,8 @@ import pytest
 import relume
 
 NAMES = {
-    "watch", "census", "load", "register_activation",
+    "watch", "census", "load", "register_activation", "backend",
+    "convert", "Conversion",
     "Watch", "Run", "Census", "SiteCensus", "Timeline", "Site",
     "RelumeError", "RelumeWarning",
 }  # fmt: skip

@@ -196,6 +196,38 @@ def census(
         raise typer.Exit(1)
 
 
+@app.command()
+def activations(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help='Parameters go in brackets: "leaky_relu(0.2)". Default: all.'),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw functions, derivatives and flat zones as SVG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what relume knows of activation functions: formula, flat zone, gains; with names, all that is known."""
+    from relume.activations import activation, all_activations
+    from relume.activations.plot import svg
+    from relume.activations.table import details, overview, to_dict
+
+    try:
+        chosen = [activation(name) for name in names] if names else list(all_activations())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="'NAMES'") from error
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot.write_text(svg(chosen), encoding="utf-8")
+    if as_json:
+        _print_json([to_dict(a) for a in chosen])
+        return
+    console = Console(highlight=False)
+    for table in map(details, chosen) if names else [overview(chosen)]:
+        console.print(table)
+        console.print()
+    if plot is not None:
+        console.print(f"Plot: [bold]{plot}[/]", soft_wrap=True)
+
+
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -31,6 +31,10 @@ class RunFileError(RelumeError):
     """A run file can't be written, opened or understood."""
 
 
+class UnknownActivationError(RelumeError):
+    """No activation has the name that was asked for."""
+
+
 class MissingExtraError(RelumeError, ImportError):
     """An optional dependency is needed; the message names the extra to install."""
 

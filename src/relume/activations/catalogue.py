@@ -1,21 +1,42 @@
 """The standard activations: one function each, taking the parameters that move its zones and returning the entry.
 
 Entries are cached, so that two sites with the same slope share one. Zones are stated where they are exact and computed
-from the derivative where they are not.
+from the derivative where they are not. Parameters have torch's names. A new entry also goes into `FACTORIES` below,
+by which it is found, listed and documented.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
+from collections.abc import Callable
+from typing import ParamSpec
 
 import torch
 import torch.nn.functional as F
 
-from relume.activations.registry import Activation, register_lazily
+from relume.activations.registry import Activation, InputDependent, TwoInputs, register_lazily
 from relume.activations.zones import ABOVE_ZERO, INF, Zone
 
-entry = functools.lru_cache(maxsize=512)
+P = ParamSpec("P")
+
+
+def entry(make: Callable[P, Activation]) -> Callable[P, Activation]:
+    """Caches a function's entries, however its arguments are given."""
+    cached = functools.lru_cache(maxsize=512)(make)
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def cached_by_value(*args: P.args, **kwargs: P.kwargs) -> Activation:
+        if kwargs or len(args) < len(signature.parameters):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return cached(*bound.args)
+        return cached(*args)
+
+    return cached_by_value
+
 
 LEFT = Zone(((-INF, 0.0),))
 # Open at zero where zero is flat, closed where the straight piece begins with it.
@@ -31,14 +52,22 @@ def _next_after(x: float, towards: float) -> float:
 
 
 @entry
+def identity() -> Activation:
+    return Activation("identity", "x", lambda x: x * 1.0, linear=Zone(((-INF, INF),)), aliases=("linear",))
+
+
+@entry
 def relu() -> Activation:
     return Activation("relu", "max(0, x)", torch.relu, LEFT, RIGHT_LINEAR, True, "Nair & Hinton 2010")
 
 
 @entry
-def threshold(at: float, value: float) -> Activation:
+def threshold(threshold: float, value: float) -> Activation:
+    at = threshold
     if at == 0 and value == 0:
         return relu()
+    if at == value < 0:
+        return displaced_relu(-at)
     return Activation(
         "threshold",
         f"x if x > {at:g} else {value:g}",
@@ -50,8 +79,24 @@ def threshold(at: float, value: float) -> Activation:
 
 
 @entry
-def hardtanh(low: float, high: float) -> Activation:
-    """Clipping to [low, high]; ReLU6 is the case (0, 6). An infinite limit clips nothing."""
+def displaced_relu(delta: float = 0.05) -> Activation:
+    if delta == 0:
+        return relu()
+    return Activation(
+        "displaced_relu",
+        f"max(x, {-delta:g})",
+        lambda x: F.threshold(x, -delta, -delta),
+        Zone(((-INF, -delta),)),
+        Zone(((_next_after(-delta, INF), INF),)),
+        delta < 0,
+        "Macêdo et al. 2019",
+    )
+
+
+@entry
+def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation:
+    """Clipping to [min_val, max_val]; ReLU6 is the case (0, 6). An infinite limit clips nothing."""
+    low, high = min_val, max_val
     if (low, high) == (0, INF):
         return relu()
     is_relu6 = (low, high) == (0, 6)
@@ -73,7 +118,8 @@ def hardtanh(low: float, high: float) -> Activation:
 
 
 @entry
-def leaky_relu(slope: float = 0.01) -> Activation:
+def leaky_relu(negative_slope: float = 0.01) -> Activation:
+    slope = negative_slope
     if slope == 0:
         return relu()
     return Activation(
@@ -86,13 +132,15 @@ def leaky_relu(slope: float = 0.01) -> Activation:
 
 
 @entry
-def prelu() -> Activation:
+def prelu(slope: float = 0.25) -> Activation:
+    """With the slope that it has now, 0.25 before training. Zones are those of any slope: it may leave 0 again."""
     return Activation(
         "prelu",
-        "x if x > 0 else a x, a learnt",
-        lambda x: F.leaky_relu(x, 0.25),
+        "x if x > 0 else a x, a learnt" + (f", now {slope:.4g}" if slope != 0.25 else ""),
+        lambda x: F.leaky_relu(x, slope),
         linear=KINKED,
         reference="He et al. 2015, arXiv 1502.01852",
+        aliases=("parametric_relu",),
     )
 
 
@@ -107,6 +155,7 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3) -> Activation:
         lambda x: F.leaky_relu(x, (lower + upper) / 2),
         linear=KINKED,
         reference="Xu et al. 2015, arXiv 1505.00853",
+        aliases=("randomized_leaky_relu",),
     )
 
 
@@ -153,19 +202,23 @@ def gelu(approximate: str = "none") -> Activation:
         formula,
         lambda x: F.gelu(x, approximate=approximate),
         reference="Hendrycks & Gimpel 2016, arXiv 1606.08415",
+        aliases=() if approximate == "none" else ("gelu_new", "gelu_pytorch_tanh"),
     )
 
 
 @entry
 def quick_gelu() -> Activation:
     return Activation(
-        "quick_gelu", "x σ(1.702 x)", lambda x: x * torch.sigmoid(1.702 * x), reference="arXiv 1606.08415, section 2"
+        "quick_gelu",
+        "x σ(1.702 x)",
+        lambda x: x * torch.sigmoid(1.702 * x),
+        reference="Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2",
     )
 
 
 @entry
 def silu() -> Activation:
-    return Activation("silu", "x σ(x)", F.silu, reference="Elfwing et al. 2017, arXiv 1702.03118")
+    return Activation("silu", "x σ(x)", F.silu, reference="Elfwing et al. 2017, arXiv 1702.03118", aliases=("swish",))
 
 
 @entry
@@ -186,18 +239,91 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
 
 @entry
 def sigmoid() -> Activation:
-    return Activation("sigmoid", "1 / (1 + e^-x)", torch.sigmoid, linear=Zone(), non_negative=True)
+    return Activation(
+        "sigmoid",
+        "1 / (1 + e^-x)",
+        torch.sigmoid,
+        linear=Zone(),
+        non_negative=True,
+        aliases=("logistic", "expit"),
+    )
 
 
 @entry
 def glu() -> Activation:
     """The gate of torch's GLU: its second half, through a sigmoid. The output metered is the gated product."""
-    return Activation(
+    return TwoInputs(
         "glu",
         "a σ(x), a the other half",
         torch.sigmoid,
         linear=Zone(),
         reference="Dauphin et al. 2016, arXiv 1612.08083",
+        both=lambda gate, a: a * torch.sigmoid(gate),
+    )
+
+
+@entry
+def dual_relu() -> Activation:
+    """Two ReLU sites, one of each sign: each dies for itself."""
+    return TwoInputs(
+        "dual_relu",
+        "max(0, x) - max(0, b), b the other input",
+        lambda x: torch.clamp(x, min=0),
+        LEFT,
+        RIGHT_LINEAR,
+        reference="Godin et al. 2017, arXiv 1707.08214",
+        both=lambda a, b: torch.clamp(a, min=0) - torch.clamp(b, min=0),
+    )
+
+
+@entry
+def drelu_gate() -> Activation:
+    """Two ReLU sites: the output is zero where either is."""
+    return TwoInputs(
+        "drelu_gate",
+        "max(0, x) max(0, b), b the other input",
+        lambda x: torch.clamp(x, min=0),
+        LEFT,
+        RIGHT_LINEAR,
+        True,
+        "Song et al. 2024, arXiv 2406.05955",
+        aliases=("drelu_gating", "turbosparse"),
+        both=lambda a, b: torch.clamp(a, min=0) * torch.clamp(b, min=0),
+    )
+
+
+def drelu(tau: float = 1.0, alpha: float = 0.1, form: str = "rational") -> Activation:
+    """`relume.nn.DReLU` at one τ and α. Its folder makes the entry, and is imported when first asked."""
+    from relume.activations.drelu.entry import entry as made
+
+    given = (tau, alpha, form)
+    return made() if given == (1.0, 0.1, "rational") else made(*given)
+
+
+@entry
+def dynamic_relu() -> Activation:
+    """At rest, when the network that sets its pieces says nothing, it is a ReLU; in general no piece is flat."""
+    return InputDependent(
+        "dynamic_relu",
+        "max over k of a_k x + b_k, a and b from the pooled input",
+        lambda x: torch.clamp(x, min=0),
+        linear=Zone(),
+        reference="Chen et al. 2020, arXiv 2003.10027",
+        aliases=("dy_relu",),
+    )
+
+
+@entry
+def relu_squared() -> Activation:
+    return Activation(
+        "relu_squared",
+        "max(0, x)²",
+        lambda x: torch.relu(x) ** 2,
+        LEFT,
+        Zone(),
+        True,
+        "So et al. 2021, arXiv 2109.08668",
+        aliases=("squared_relu", "relu2"),
     )
 
 
@@ -225,7 +351,8 @@ def logsigmoid() -> Activation:
 
 
 @entry
-def softshrink(width: float = 0.5) -> Activation:
+def softshrink(lambd: float = 0.5) -> Activation:
+    width = lambd
     return Activation(
         "softshrink",
         f"x - {width:g} sign(x) if |x| > {width:g} else 0",
@@ -236,7 +363,8 @@ def softshrink(width: float = 0.5) -> Activation:
 
 
 @entry
-def hardshrink(width: float = 0.5) -> Activation:
+def hardshrink(lambd: float = 0.5) -> Activation:
+    width = lambd
     return Activation(
         "hardshrink",
         f"x if |x| > {width:g} else 0",
@@ -272,6 +400,44 @@ def hardsigmoid() -> Activation:
     )
 
 
+# By name, in the order of the tables. One that needs a parameter is found by name, but not listed.
+FACTORIES: dict[str, Callable[..., Activation]] = {
+    "identity": identity,
+    "relu": relu,
+    "relu6": functools.partial(hardtanh, 0.0, 6.0),
+    "leaky_relu": leaky_relu,
+    "prelu": prelu,
+    "rrelu": rrelu,
+    "elu": elu,
+    "selu": selu,
+    "celu": celu,
+    "gelu": gelu,
+    "gelu_tanh": functools.partial(gelu, "tanh"),
+    "quick_gelu": quick_gelu,
+    "silu": silu,
+    "mish": mish,
+    "softplus": softplus,
+    "drelu": drelu,
+    "drelu_exponential": functools.partial(drelu, form="exponential"),
+    "displaced_relu": displaced_relu,
+    "dual_relu": dual_relu,
+    "dynamic_relu": dynamic_relu,
+    "drelu_gate": drelu_gate,
+    "relu_squared": relu_squared,
+    "glu": glu,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "hardtanh": hardtanh,
+    "hardswish": hardswish,
+    "hardsigmoid": hardsigmoid,
+    "softsign": softsign,
+    "tanhshrink": tanhshrink,
+    "logsigmoid": logsigmoid,
+    "softshrink": softshrink,
+    "hardshrink": hardshrink,
+    "threshold": threshold,
+}
+
 # Written out by formula in Hugging Face's transformers: seen whole, not as the tanh or sigmoid inside.
 for _name, _activation in {
     "NewGELUActivation": gelu("tanh"),
@@ -281,14 +447,6 @@ for _name, _activation in {
     "GELUTanh": gelu("tanh"),
     "QuickGELUActivation": quick_gelu(),
     "MishActivation": mish(),
-    "ReLUSquaredActivation": Activation(
-        "relu_squared",
-        "max(0, x)²",
-        lambda x: torch.relu(x) ** 2,
-        LEFT,
-        Zone(),
-        True,
-        "So et al. 2021, arXiv 2109.08668",
-    ),
+    "ReLUSquaredActivation": relu_squared(),
 }.items():
     register_lazily(f"transformers.activations.{_name}", _activation)

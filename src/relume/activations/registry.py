@@ -7,14 +7,16 @@ The entries themselves are in `catalogue.py`; how their calls are recognised in 
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
+from relume.activations.gains import Moments, moments, moments_of_two
 from relume.activations.zones import Zone, where
 
 # |f'(x)| below this on every sample makes a unit saturated; the same width around slope 1 makes it linear.
@@ -34,6 +36,7 @@ class Activation:
         non_negative: the output is never below zero, so that |output| needs no absolute value.
         reference: the paper.
         tops: the upper flat interval's lower edge when the function has a ceiling (6 for ReLU6), else None.
+        aliases: other names under which `relume.activations.activation` finds it.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Activation:
     non_negative: bool = False
     reference: str = ""
     tops: float | None = None
+    aliases: tuple[str, ...] = ()
 
     def derivative(self, x: Tensor) -> Tensor:
         """f'(x), element by element, by automatic differentiation; same shape as x.
@@ -67,6 +71,41 @@ class Activation:
             return self.linear
         near_one = where(lambda x: (self.derivative(x) - 1).abs() < SLOPE_TOLERANCE)
         return Zone(tuple(i for i in near_one.intervals if i[1] == float("inf")))
+
+    @functools.cached_property
+    def kinks(self) -> tuple[float, ...]:
+        """The finite ends of its zones, and zero: where it may fail to be smooth."""
+        zones = (*self.flat.intervals, *(self.linear.intervals if self.linear is not None else ()))
+        return tuple(sorted({0.0, *(e for i in zones for e in i if abs(e) < float("inf"))}))
+
+    @functools.cached_property
+    def moments(self) -> Moments:
+        """Mean, second moment and the slope's second moment under N(0, 1), to 1e-9 or better."""
+        with torch._C.DisableTorchFunction():  # a watch must not take this for the model's calls
+            return moments(self.function, self.derivative, self.kinks)
+
+    @property
+    def gain(self) -> float:
+        """1 / sqrt(E f(z)²), z ~ N(0, 1): weights of variance gain² / fan_in keep the pre-activations' scale.
+
+        With it a standard normal pre-activation is followed by one of variance 1. √2 for ReLU (He et al. 2015).
+        """
+        return self.moments.gain
+
+    @property
+    def backward_gain(self) -> float:
+        """1 / sqrt(E f'(z)²): weights of variance backward_gain² / fan_out keep the gradients' scale."""
+        return self.moments.backward_gain
+
+    @property
+    def mean(self) -> float:
+        """E f(z), z ~ N(0, 1): the bias shift (Clevert et al. 2015)."""
+        return self.moments.mean
+
+    @property
+    def variance(self) -> float:
+        """Var f(z), z ~ N(0, 1)."""
+        return self.moments.variance
 
     @property
     def is_relu(self) -> bool:
@@ -95,6 +134,37 @@ class Activation:
         return not self.flat and len([i for i in self.saturated.intervals if float("inf") in map(abs, i)]) == 2
 
 
+@dataclass(frozen=True, eq=False)
+class TwoInputs(Activation):
+    """An activation of two pre-activations, such as a gate and what it lets through.
+
+    `function` and the zones are those of the first input alone, which is what a site sees; moments and gains are of
+    the whole, with both inputs independent and N(0, 1).
+
+    Attributes:
+        both: float64 tensors of both inputs to the output, element by element.
+    """
+
+    both: Callable[[Tensor, Tensor], Tensor] = torch.mul
+
+    @functools.cached_property
+    def moments(self) -> Moments:
+        with torch._C.DisableTorchFunction():
+            return moments_of_two(self.both, self.kinks)
+
+
+@dataclass(frozen=True, eq=False)
+class InputDependent(Activation):
+    """An activation whose shape another part of the network sets anew for each input.
+
+    `function` is its shape at rest, from which moments and gains are computed; no zone can be stated beforehand.
+    """
+
+    @functools.cached_property
+    def saturated(self) -> Zone:
+        return Zone()
+
+
 _MODULES: dict[type[nn.Module], Activation] = {}
 _FUNCTIONS: dict[Any, Activation] = {}
 # Classes of libraries that may not be imported, by qualified name.
@@ -103,14 +173,30 @@ _LAZY_MODULES: dict[str, Activation] = {}
 _LOOKED_UP: weakref.WeakKeyDictionary[type[nn.Module], Activation | None] = weakref.WeakKeyDictionary()
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def registered_module(cls: type[nn.Module]) -> Activation | None:
     """The activation that a module class was registered as, itself or through a base class."""
     if cls not in _LOOKED_UP:
-        entries = (_MODULES.get(b) or _LAZY_MODULES.get(f"{b.__module__}.{b.__qualname__}") for b in cls.__mro__)
+        entries = (registered_as(b) for b in cls.__mro__)
         _LOOKED_UP[cls] = next((e for e in entries if e is not None), None)
     return _LOOKED_UP[cls]
+
+
+def registrations() -> int:
+    """How many module classes have been registered: while it stays the same, what classes are does too."""
+    return len(_MODULES) + len(_LAZY_MODULES)
+
+
+def registered_as(cls: type[nn.Module]) -> Activation | None:
+    """The activation that this very class was registered as."""
+    return _MODULES.get(cls) or _LAZY_MODULES.get(f"{cls.__module__}.{cls.__qualname__}")
+
+
+def registered() -> list[Activation]:
+    """What has been made known by `register_activation`, oldest first, modules before functions."""
+    return list(dict.fromkeys((*_MODULES.values(), *_FUNCTIONS.values())))
 
 
 def registered_functions() -> dict[Any, Activation]:
@@ -216,21 +302,38 @@ def register_activation(
             "pass function=, an element-wise implementation"
         ) from error
     if is_module:
-        _MODULES[target] = activation
-        _LOOKED_UP.clear()
+        register_module(target, activation)
         return target
     if _is_overridable(target):
         _FUNCTIONS[target] = activation
         return target
+    return seen_as(activation)(target)
 
-    @functools.wraps(target)
-    def seen(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if torch.overrides.has_torch_function((x,)):
-            return torch.overrides.handle_torch_function(seen, (x,), x, *args, **kwargs)
-        return target(x, *args, **kwargs)  # type: ignore[no-any-return]
 
-    _FUNCTIONS[seen] = activation
-    return seen
+def register_module(cls: type[nn.Module], activation: Activation) -> None:
+    """Make the calls of a module class sites of an entry, whatever it applies inside."""
+    _MODULES[cls] = activation
+    _LOOKED_UP.clear()
+
+
+def seen_as(activation: Activation) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """Decorates a function so that function modes see its calls, which makes them sites of an entry."""
+
+    def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        name = next(iter(inspect.signature(function).parameters))
+
+        @functools.wraps(function)
+        def seen(*args: Any, **kwargs: Any) -> Tensor:
+            x = args[0] if args else kwargs[name]
+            if torch.overrides.has_torch_function((x,)):
+                kwargs.pop(name, None)  # the pre-activation comes first, where it is looked for
+                return torch.overrides.handle_torch_function(seen, (x,), x, *args[1:], **kwargs)
+            return function(*args, **kwargs)
+
+        _FUNCTIONS[seen] = activation
+        return seen
+
+    return decorate
 
 
 def _is_overridable(function: Any) -> bool:
