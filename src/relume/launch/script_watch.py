@@ -31,7 +31,7 @@ class ScriptWatch(Watch):
             self.adopted = True
             self.step = self._window_start = steps
             self._due = max(self._due, steps)
-        self._optimizers = (*self._optimizers, optimizer)
+        self._optimizers, self._by_passes = (*self._optimizers, optimizer), False
         self.about["optimizer"] = ", ".join(dict.fromkeys(type(o).__name__ for o in self._optimizers))
 
     def optimizer_stepped(self, optimizer: Any) -> None:

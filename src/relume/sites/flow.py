@@ -100,6 +100,7 @@ class Flow:
         # Nodes by what they follow from: a pass like the last one finds them here (see `rules.follow`).
         self.memo: dict[Any, Any] = {}
         self.consumers: dict[Any, dict[str, None]] = {}
+        self.linked = 0  # consumers found so far
         self.inputs: int | None = None
         self.where = ""  # dotted name of the module now running
         self.running: nn.Module | None = None  # that module
@@ -140,6 +141,11 @@ class Flow:
             return weight
         return None
 
+    def knows(self, tensor: Any) -> bool:
+        """Is it a tensor of this pass that has a node?"""
+        held = self._nodes.get(id(tensor))
+        return held is not None and held[0]() is tensor
+
     def same(self, key: Any, make: Callable[[], Node]) -> Node:
         """One node for all passes that come to it by the same way."""
         node: Node | None = self.memo.get(key)
@@ -171,17 +177,27 @@ class Flow:
     def set(self, tensor: Tensor, node: Node) -> None:
         self._nodes[id(tensor)] = (weakref.ref(tensor), node)
 
-    def mark_inputs(self, values: Any, axis: int) -> None:
-        """Give the model's own inputs a layout: `axis` of the first tensor counts inputs, and of all of that size."""
-        tensors = [t for t in tensors_in(values) if t.dim()]
-        for tensor in tensors:
+    def mark_inputs(self, values: Any, axis: int) -> tuple[Node, ...]:
+        """Give the model's own inputs a layout: `axis` of the first tensor counts inputs, and of all of that size.
+
+        Returns their nodes.
+        """
+        nodes = []
+        for tensor in tensors_in(values):
+            if not tensor.dim():
+                continue
             at = axis if tensor.dim() > axis else 0
-            size = int(tensor.shape[at])
-            self.inputs = size if self.inputs is None else self.inputs
-            layout = lay.plain(tensor.shape)
-            if size == self.inputs:
-                layout = lay.with_role(layout, at, INPUT)
-            self.set(tensor, self.same(layout, lambda la=layout: Node(la)))  # type: ignore[misc]
+            self.inputs = int(tensor.shape[at]) if self.inputs is None else self.inputs
+            key = ("input", tensor.shape, at, self.inputs)
+            nodes.append(self.same(key, lambda t=tensor, a=at: self._input(t, a)))  # type: ignore[misc]
+            self.set(tensor, nodes[-1])
+        return tuple(nodes)
+
+    def _input(self, tensor: Tensor, at: int) -> Node:
+        layout = lay.plain(tensor.shape)
+        if int(tensor.shape[at]) == self.inputs:
+            layout = lay.with_role(layout, at, INPUT)
+        return self.same(layout, lambda: Node(layout))
 
     def is_zero(self, value: object) -> bool:
         """The number 0, or a tensor of zeros that is neither data nor trainable."""
@@ -221,5 +237,6 @@ class Flow:
         if node is not None:
             for key in node.feeds:
                 names = self.consumers.setdefault(key, {})
-                if len(names) < MANY:
+                if len(names) < MANY and name not in names:
                     names[name] = None
+                    self.linked += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,64 +19,44 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from relume.activations.registry import registered_module
 from relume.sites import layout as lay
 from relume.sites import recurrent, transforms
+from relume.sites.expected import Expected, KnownSite, Step, given
 from relume.sites.flow import Node
 from relume.sites.layout import UNIT
-from relume.sites.recognise import Application, application
+from relume.sites.mode import Mode
+from relume.sites.recognise import Application, application, looks_at_values
 from relume.sites.rules import by_shape, follow, through_module
+from relume.sites.structure import FUSED_IN_EVAL, SEQUENCE_FIRST
 
 if TYPE_CHECKING:
     from relume.sites.tracker import Found, Tracker
 
-# These leave a fused inference path, with other rounding, as soon as any torch function mode is active.
-_FUSED_IN_EVAL = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-_SEQUENCE_FIRST = (
-    nn.RNNBase,
-    nn.MultiheadAttention,
-    nn.Transformer,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-)
-
-
-class _Mode(TorchFunctionMode):
-    def __init__(self, forward_pass: ForwardPass) -> None:
-        super().__init__()
-        self.forward_pass = forward_pass
-
-        def traced() -> None:
-            forward_pass.tracker.met_compiled_code = True
-
-        # As torch.compiler.assume_constant_result does, which would import the compiler.
-        traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
-        self.traced = traced
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if torch.compiler.is_dynamo_compiling():  # something compiled runs inside the pass
-            self.traced()
-            return func(*args, **(kwargs or {}))
-        return self.forward_pass.call(func, args, kwargs or {})
-
 
 class ForwardPass:
-    """One forward pass under a tracker's eyes, from `open` to `close`."""
+    """One forward pass under a tracker's eyes, from `open` to `close`.
 
-    def __init__(self, tracker: Tracker) -> None:
+    Args:
+        tracker: of the model.
+        expected: what an earlier pass alike did, checked off in this one and put right where this one differs.
+    """
+
+    def __init__(self, tracker: Tracker, expected: Expected) -> None:
         self.tracker = tracker
         self.flow = tracker.flow
         self.thread = threading.get_ident()
-        self._mode = _Mode(self)
+        self._mode = Mode(self)
         self._handles: list[Any] = []
         self._modules: list[tuple[nn.Module, str]] = [(tracker.model, "")]
         self.flow.running = tracker.model
         # Registered activation modules now running: module, site and meter, the pre-activation's node.
-        self._registered: list[tuple[nn.Module, tuple[Found, Any] | None, Node | None]] = []
+        self.registered: list[tuple[nn.Module, tuple[Found, Any] | None, Node | None]] = []
         self._aside = 0  # how deep inside a fused inference module, which runs without the mode
         self._aside_nodes: dict[int, Node] = {}
         self._fused: dict[int, Any] = {}  # hooks on fused inference modules, by the module's id
         self._probing = False
         self._occurrences: dict[Any, int] = {}
+        self.expected: Expected | None = expected if expected.holds else None
+        self.at = 0  # calls seen
+        self._names, self._ordinary = tracker.structure.modules, tracker.structure.ordinary
         self._beyond = _first_outside(sys._getframe(1))
 
     def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -88,7 +68,7 @@ class ForwardPass:
         if self.tracker.keep_fast_path:
             self._hook_fused(model)
         self._mode.__enter__()
-        if self.tracker.keep_fast_path and isinstance(model, _FUSED_IN_EVAL) and not model.training:
+        if self.tracker.keep_fast_path and isinstance(model, FUSED_IN_EVAL) and not model.training:
             self._look_aside(model, args, kwargs)
 
     def close(self) -> None:
@@ -101,13 +81,46 @@ class ForwardPass:
 
     # Calls
 
-    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One torch call: run it, and before and after it take note of what it does."""
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step | None) -> Any:
+        """One torch call that is not as expected: run it, and before and after it take note of what it does.
+
+        Args:
+            func, args, kwargs: the call.
+            step: what was expected; None: nothing.
+        """
+        expected = self.expected
+        if expected is None or (step is not None and not step.learns):
+            return self._follow(func, args, kwargs, None)[0]
+        at = self.at - 1
+        was = None
+        try:
+            if not self.registered and not looks_at_values(func, args, kwargs):
+                was = given(self.flow, args, kwargs)
+        except Exception as error:
+            self.tracker.trouble(f"looking at {getattr(func, '__name__', func)}", error)
+        out, learnt = self._follow(func, args, kwargs, was)
+        expected.put(at, learnt if learnt is not None else Step(func))
+        return out
+
+    def give(self, step: Step, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Give the outputs of a call that was as expected the nodes that they had before."""
+        try:
+            if not step.give(self.flow, out):
+                follow(self.flow, func, args, kwargs, out)
+        except Exception as error:
+            self.tracker.trouble(f"following {getattr(func, '__name__', func)}", error)
+
+    def _follow(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], was: tuple[Any, Any] | None
+    ) -> tuple[Any, Step | None]:
+        """Run a call and follow it; returns the step by which to know it again, if its arguments `was` are given."""
         flow, tracker = self.flow, self.tracker
+        running = flow.running
         applied: tuple[Found, Any] | None = None
+        learnt: Step | None = None
         node: Node | None = None
         try:
-            app = None if self._registered else application(func, args, kwargs, flow)
+            app = None if self.registered else application(func, args, kwargs, flow)
             if app is not None:
                 node = flow.node(app.x)
                 if node is None and app.called == "glu":
@@ -123,7 +136,10 @@ class ForwardPass:
         out = func(*args, **kwargs)
         try:
             if applied is not None and app is not None:
+                site = self._known_by(applied[0], app, args) if was is not None else None
                 self._after(applied, app.x if out is None else out, node)  # x[x < 0] = 0 returns nothing
+                if site is not None and isinstance(out, Tensor):
+                    learnt = Step(func, running, was, ((out.shape, flow.node(out)),), True, site)
             elif func in recurrent.FUSED or func in recurrent.CELLS:
                 self._recurrent(func, args, out)
             else:
@@ -132,10 +148,66 @@ class ForwardPass:
                         f"{recurrent.GATED[func]} '{flow.where}': its gates, in a fused kernel, are not sites",
                         quiet=True,
                     )
-                follow(flow, func, args, kwargs, out)
+                nodes = follow(flow, func, args, kwargs, out)
+                if was is not None and nodes is not None:
+                    learnt = _step(func, running, was, out, nodes)
         except Exception as error:
             tracker.trouble(f"following {getattr(func, '__name__', func)}", error)
-        return out
+        return out, learnt
+
+    # Sites known from an earlier pass
+
+    def _known_by(self, found: Found, app: Application, args: tuple[Any, ...]) -> KnownSite | None:
+        """What a site that has just been found is to be known by; None where it must be found each time."""
+        if not args or app.x is not args[0] or transforms.transformed():
+            return None
+        *place, use = found.key
+        return KnownSite(
+            found=found,
+            plan=found.plan,
+            activation=app.activation,
+            module=self._modules[-1][0],
+            caller=place[1],
+            place=tuple(place),
+            use=use,
+            inputs=self.flow.inputs,
+            wanted=self.tracker.wanted(found.site.name),
+        )
+
+    def reached(self, site: KnownSite) -> bool:
+        """Is it this site that the call now seen applies? Counts the use of its place if so."""
+        used = self._occurrences.get(site.place, 0)
+        if (
+            used != site.use
+            or self._modules[-1][0] is not site.module
+            or self.flow.inputs != site.inputs
+            or transforms.transformed()
+            or self._caller() != site.caller
+        ):
+            return False
+        self._occurrences[site.place] = used + 1
+        return True
+
+    def count(self, site: KnownSite, x: Tensor) -> Any:
+        """Meter the pre-activation of a site reached as expected; returns what to call with the output, if anything."""
+        found = site.found
+        found.plan, found.activation = site.plan, site.activation
+        if not site.wanted:
+            return None
+        try:
+            with torch._C.DisableTorchFunction():
+                return self.tracker.meter(found, x)
+        except Exception as error:
+            self.tracker.trouble(f"looking at '{found.site.name}'", error)
+            return None
+
+    def counted(self, finish: Any, out: Any) -> None:
+        """Meter the output of such a site."""
+        try:
+            with torch._C.DisableTorchFunction():
+                finish(out)
+        except Exception as error:
+            self.tracker.trouble("looking at an output", error)
 
     def _apply(self, app: Application, node: Node | None) -> tuple[Found, Any] | None:
         if not transforms.transformed():
@@ -194,16 +266,30 @@ class ForwardPass:
         frame = _first_outside(sys._getframe(1))
         if frame is None or frame is self._beyond:
             return None
-        at, code = frame.f_lasti, frame.f_code.co_code
-        while at > 0 and code[at] == 0:  # past an inline cache, where Python may or may not point during a call
-            at -= 2
-        return id(frame.f_code), at
+        code, at = frame.f_code, frame.f_lasti
+        place = _PLACES.get((id(code), at))
+        if place is None:
+            instructions, start = code.co_code, at
+            while at > 0 and instructions[at] == 0:  # past an inline cache, where Python may or may not point in a call
+                at -= 2
+            place = _PLACES[id(code), start] = (code, (id(code), at))
+        return place[1]
 
     # Modules
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        if threading.get_ident() != self.thread or module is self.tracker.model:
+        if threading.get_ident() != self.thread:
             return
+        if not self._aside and id(module) in self._ordinary:
+            flow = self.flow
+            here = (module, self._names[id(module)])
+            self._modules.append(here)
+            flow.running, flow.where = here
+        elif module is not self.tracker.model:
+            self._enter_special(module, args)
+
+    def _enter_special(self, module: nn.Module, args: Any) -> None:
+        """One that may be a site itself, or says more than where it is."""
         if self._aside:
             self._aside += 1
             return
@@ -217,7 +303,7 @@ class ForwardPass:
                 f"'{name}' is a torch.jit.ScriptModule: relume can't see inside it, so its activations are not "
                 "counted. Watch the model before scripting it"
             )
-        if isinstance(module, _SEQUENCE_FIRST):
+        if isinstance(module, SEQUENCE_FIRST):
             tracker.handed_to(module, args)
         activation = registered_module(type(module))
         if activation is not None and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
@@ -225,14 +311,22 @@ class ForwardPass:
             try:
                 app = Application(activation, args[0], activation.name)
                 with torch._C.DisableTorchFunction():  # here, in a hook, the mode would see relume's own calls
-                    applied = None if self._registered else tracker.apply(app, module, self._caller(), node)
-                self._registered.append((module, applied, node))
+                    applied = None if self.registered else tracker.apply(app, module, self._caller(), node)
+                self.registered.append((module, applied, node))
             except Exception as error:
                 tracker.trouble(f"looking at '{name}'", error)
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() != self.thread or module is self.tracker.model:
+        if threading.get_ident() != self.thread:
             return
+        modules, flow = self._modules, self.flow
+        if modules[-1][0] is module and not self._aside and id(module) in self._ordinary and flow.knows(output):
+            modules.pop()
+            flow.running, flow.where = modules[-1]
+        elif module is not self.tracker.model:
+            self._leave_special(module, args, output)
+
+    def _leave_special(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._aside:
             self._aside -= 1
             if self._aside:
@@ -244,8 +338,8 @@ class ForwardPass:
         if len(self._modules) > 1 and self._modules[-1][0] is module:
             self._modules.pop()
         try:
-            if self._registered and self._registered[-1][0] is module:
-                _, applied, node = self._registered.pop()
+            if self.registered and self.registered[-1][0] is module:
+                _, applied, node = self.registered.pop()
                 if applied is not None:
                     self._after(applied, output, node)
             elif output is not None and self.flow.node(output) is None:
@@ -256,8 +350,8 @@ class ForwardPass:
         self.flow.running, self.flow.where = self._modules[-1]
 
     def _hook_fused(self, root: nn.Module) -> None:
-        for module in self.tracker.structure.flat if root is self.tracker.model else root.modules():
-            fused = isinstance(module, _FUSED_IN_EVAL) and not module.training
+        for module in self.tracker.structure.fused if root is self.tracker.model else root.modules():
+            fused = isinstance(module, FUSED_IN_EVAL) and not module.training
             if fused and module is not self.tracker.model and id(module) not in self._fused:
                 hook = module.register_forward_pre_hook(self._look_aside, with_kwargs=True)
                 self._fused[id(module)] = hook
@@ -290,7 +384,7 @@ class ForwardPass:
 
 def seen_here() -> bool:
     """Is any pass being seen in this thread?"""
-    return any(isinstance(mode, _Mode) for mode in _get_current_function_mode_stack())
+    return any(isinstance(mode, Mode) for mode in _get_current_function_mode_stack())
 
 
 def _leave(mode: TorchFunctionMode) -> None:
@@ -304,11 +398,28 @@ def _leave(mode: TorchFunctionMode) -> None:
         _push_mode(other)
 
 
+def _step(func: Any, running: nn.Module | None, was: tuple[Any, Any], out: Any, nodes: tuple[Any, ...]) -> Step:
+    """The step of a call that is no site: all alike give their outputs these nodes."""
+    if not nodes:
+        return Step(func, outs=())
+    outputs = (out,) if isinstance(out, Tensor) else out
+    outs = tuple((t.shape, node) for t, node in zip(outputs, nodes, strict=True))
+    return Step(func, running, was, outs, isinstance(out, Tensor))
+
+
+# Places in code by where Python points during a call; the code is held, so that no other can have its id.
+_PLACES: dict[tuple[int, int], tuple[CodeType, tuple[int, int]]] = {}
+# Globals of torch's and relume's own modules, by id; held, so that no other object can have it.
+_OURS: dict[int, Any] = {}
+
+
 def _first_outside(frame: FrameType | None) -> FrameType | None:
     """The first frame, going outwards, that runs neither torch's nor relume's code."""
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("torch.", "relume.")):
-            return frame
+        names = frame.f_globals
+        if id(names) not in _OURS:
+            if not names.get("__name__", "").startswith(("torch.", "relume.")):
+                return frame
+            _OURS[id(names)] = names
         frame = frame.f_back
     return None

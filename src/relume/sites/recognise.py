@@ -226,6 +226,14 @@ def _lookup(func: Any) -> tuple[str, Recogniser, bool] | None:
     return None
 
 
+def looks_at_values(func: Any, args: Args, kwargs: Kwargs) -> bool:
+    """May the values of a tensor decide whether this call applies an activation, as those of b in `maximum(a, b)`?"""
+    entry = _lookup(func)
+    if entry is None or entry[2] or entry[0] in ("mul", "multiply"):
+        return False
+    return sum(isinstance(v, Tensor) for v in (*args, *kwargs.values())) > 1
+
+
 def application(func: Any, args: Args, kwargs: Kwargs, facts: Facts) -> Application | None:
     """The activation that this call applies, or None."""
     entry = _lookup(func)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from relume.activations import Activation
 from relume.activations.registry import registered_module
 from relume.errors import RelumeError, RelumeWarning
 from relume.sites import layout as lay
+from relume.sites.expected import Expected
 from relume.sites.flow import Flow, Node, tensors_in
 from relume.sites.forward_pass import ForwardPass
 from relume.sites.layout import INPUT, UNIT
@@ -41,13 +43,20 @@ _ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
 
 @dataclass
 class Found:
-    """A site as the tracker keeps it: the description shown to readers, and what metering needs."""
+    """A site as the tracker keeps it: the description shown to readers, and what metering needs.
+
+    `number` is the site's own among those of its tracker.
+    """
 
     key: Key
+    number: int
     site: Site
     activation: Activation
     plan: Plan
 
+
+# So many kinds of passes are known again; told apart by mode and by what the model is given.
+_KINDS = 16
 
 # Called before each application with the site and its pre-activation; what it returns is called with the output.
 Meter = Callable[[Found, Tensor], "Callable[[Tensor], None] | None"]
@@ -91,6 +100,9 @@ class Tracker:
         self.structure = Structure(model)
         self._uses: dict[str, int] = {}
         self._pass: ForwardPass | None = None
+        self._expected: dict[Any, Expected] = {}
+        self._numbers = 0
+        self._structure_checked = False
 
     @property
     def active(self) -> bool:
@@ -99,13 +111,28 @@ class Tracker:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start seeing: call just before the model's forward, in the thread that runs it."""
         self.end()
-        if not self.structure.holds():
-            self.structure = Structure(self.model)
+        self.check_structure()
+        self._structure_checked = False
         self.restarted = False
         self.flow.start(self.structure.parameters)
-        self.flow.mark_inputs((args, kwargs), self.input_axis or 0)
-        self._pass = ForwardPass(self)
+        inputs = self.flow.mark_inputs((args, kwargs), self.input_axis or 0)
+        self._pass = ForwardPass(self, self._expected_of((self.model.training, torch.is_grad_enabled(), inputs)))
         self._pass.open(args, kwargs)
+
+    def check_structure(self) -> None:
+        """See whether the model is still built as it was; once for each pass."""
+        if not self._structure_checked and not self.structure.holds():
+            self.structure = Structure(self.model)
+            self._expected.clear()
+        self._structure_checked = True
+
+    def _expected_of(self, kind: Any) -> Expected:
+        expected = self._expected.get(kind)
+        if expected is None:
+            if len(self._expected) >= _KINDS:
+                self._expected.clear()
+            expected = self._expected[kind] = Expected()
+        return expected
 
     def end(self, output: Any = None) -> None:
         """Stop seeing. Safe at any time, also after an exception or interrupt has left a pass half done."""
@@ -125,6 +152,11 @@ class Tracker:
         """Is a pass being seen, in this very thread?"""
         return self.thread == threading.get_ident()
 
+    @property
+    def news(self) -> tuple[int, ...]:
+        """Changes with each new site, consumer and note."""
+        return self._numbers, self.flow.linked, len(self.notes)
+
     def sites(self) -> list[Site]:
         """All sites found so far, in the order in which they were first seen."""
         for key, found in self.found.items():
@@ -139,6 +171,7 @@ class Tracker:
         self._uses.clear()
         self.flow.consumers.clear()
         self.flow.memo.clear()
+        self._expected.clear()
 
     def note(self, text: str, *, quiet: bool = False) -> None:
         """Something that can't be counted: kept for the report and, unless quiet, warned of once."""
@@ -178,11 +211,14 @@ class Tracker:
         key = (*key, self._pass.occurrence(key))
         found = self.found.get(key)
         if found is None:
-            found = self.found[key] = Found(key, self._new_site(app, base, alias, plan, node), app.activation, plan)
+            self._numbers += 1
+            found = self.found[key] = Found(
+                key, self._numbers, self._new_site(app, base, alias, plan, node), app.activation, plan
+            )
         else:
             found.plan, found.activation = plan, app.activation
         self.flow.consume(node, found.site.name)
-        return found, (self.meter(found, app.x) if self._wanted(found.site.name) else None)
+        return found, (self.meter(found, app.x) if self.wanted(found.site.name) else None)
 
     def handed_to(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module with `batch_first=False` says that axis 0 of its input is not the batch: take it at its word."""
@@ -239,7 +275,8 @@ class Tracker:
             return self.axis
         return next((a for pattern, a in self.axis.items() if fnmatchcase(name, pattern)), None)
 
-    def _wanted(self, name: str) -> bool:
+    def wanted(self, name: str) -> bool:
+        """Is a site of this name to be counted?"""
         if self.include and not any(fnmatchcase(name, p) for p in self.include):
             return False
         return not any(fnmatchcase(name, p) for p in self.exclude)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.compiler import is_dynamo_compiling
 
 
 class Hook:
@@ -39,7 +40,7 @@ class Hook:
         self.traced = traced
 
     def __call__(self, *args: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if is_dynamo_compiling():
             self.traced()
             return
         self.target(*args)

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -57,8 +57,12 @@ def in_place(module: nn.Module) -> bool:
     return module.__dict__.get("_compiled_call_impl") is not None
 
 
-def has_compiled_parts(model: nn.Module) -> bool:
-    return any(is_wrapper(m) or (in_place(m) and m is not model) for m in model.modules())
+def any_compiled(modules: Iterable[nn.Module]) -> bool:
+    """Is one of them what `torch.compile` returns, or compiled in place?"""
+    if _dynamo() is None:
+        return False
+    wrapper = _dynamo().OptimizedModule
+    return any(m._compiled_call_impl is not None or isinstance(m, wrapper) for m in modules)
 
 
 def compiles() -> bool:
@@ -181,17 +185,18 @@ class Doors:
 
     Args:
         before, after: as forward pre-hook and forward hook, both with keyword arguments.
+
+    Attributes:
+        opened: there is any.
     """
 
     def __init__(self, before: Callable[..., None], after: Callable[..., None]) -> None:
         self._before, self._after = before, after
         self._handles: dict[int, tuple[nn.Module, list[Any]]] = {}
+        self.opened = False
 
     def __contains__(self, module: object) -> bool:
-        return id(module) in self._handles
-
-    def __len__(self) -> int:
-        return len(self._handles)
+        return self.opened and id(module) in self._handles
 
     def open(self, module: nn.Module) -> None:
         if module in self:
@@ -205,9 +210,11 @@ class Doors:
         else:
             handles = [_Entrance(module, self._before, self._after)]
         self._handles[id(module)] = (module, handles)
+        self.opened = True
 
     def close(self) -> None:
         for _, handles in self._handles.values():
             for handle in handles:
                 handle.remove()
         self._handles.clear()
+        self.opened = False

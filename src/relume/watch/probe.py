@@ -58,11 +58,14 @@ class Probe:
             return False  # another watch sees all that runs here, which is not compiled then
         if module is not self.model or compiled.in_place(module) or self.tracker.met_compiled_code:
             return True
-        if compiled.has_compiled_parts(self.model):
+        self.tracker.check_structure()
+        if compiled.any_compiled(self.tracker.structure.flat):
             return True
+        if not compiled.compiles():
+            return False
         # A model whose weights the real pass is to draw can't be run aside before.
         unknown = not any(is_lazy(p) for p in self.model.parameters())
-        return compiled.compiles() and self._calls_compiled.get(self.model.training, unknown)
+        return self._calls_compiled.get(self.model.training, unknown)
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at the call that is about to begin; under `compiled.eager()`."""

@@ -177,32 +177,41 @@ def _rule_for(func: Any) -> Rule:
     return _NAMED.get(name) or _NAMED.get(name.rstrip("_")) or _NAMED.get(name.lstrip("_")) or generic
 
 
-def follow(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Give each output of one torch call a `Node`; a function without a rule is followed by shape (see `by_shape`)."""
+def follow(
+    flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> tuple[Node | None, ...] | None:
+    """Give each output of one torch call a `Node`; a function without a rule is followed by shape (see `by_shape`).
+
+    Returns:
+        The nodes that all calls alike give to their outputs, none where there is nothing to follow; None when another
+        call like this one may give others.
+    """
     if isinstance(out, Tensor) and out.is_nested:
-        return
+        return None
     rule = _RULES.get(func)
     if rule is None:
         rule = _RULES[func] = _rule_for(func)
     if rule is nothing:
-        return
+        return ()
     key = _key(flow, func, args, kwargs, out) if rule not in _BY_VALUE else None
     if key is None:
         rule(flow, args, kwargs, out)
         for tensor in tensors_in(out, 1):
             flow.share(tensor)  # so that what follows from it may be found
-        return
+        return None
     outputs = (out,) if isinstance(out, Tensor) else out
-    nodes = flow.memo.get(key)
+    nodes: tuple[Node | None, ...] | None = flow.memo.get(key)
     if nodes is None:
         inputs = flow.inputs
         rule(flow, args, kwargs, out)
-        if flow.inputs == inputs:
-            flow.memo[key] = tuple(flow.node(t) for t in outputs)
-        return
+        if flow.inputs != inputs:
+            return None
+        nodes = flow.memo[key] = tuple(flow.node(t) for t in outputs)
+        return nodes
     for tensor, node in zip(outputs, nodes, strict=True):
         if node is not None:
             flow.set(tensor, node)
+    return nodes
 
 
 # These look at values, remember tensors, or write into their arguments: no two calls of them are alike.
