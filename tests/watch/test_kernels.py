@@ -150,15 +150,6 @@ def test_without_a_kernel_the_counts_are_the_same_and_the_reason_is_known(broken
     assert expected[broken] in reason
 
 
-@needs_kernel
-def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path, monkeypatch):
-    open_to_all = tmp_path / "cache" / "relume"
-    open_to_all.mkdir(parents=True)
-    open_to_all.chmod(0o777)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert open_to_all not in cpu._built(cpu.shutil.which("c++")).parents
-
-
 TRITON = """
 import math, torch
 from relume.activations import catalogue as of

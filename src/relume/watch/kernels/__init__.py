@@ -12,9 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from relume.native import OFF
 from relume.watch.kernels import cpu, gpu
 from relume.watch.kernels.counting import Counting as Counting
 from relume.watch.kernels.cpu import reason as reason
+from relume.watch.kernels.state import ROOM as ROOM
+from relume.watch.kernels.state import State as State
 
 # Of other classes of tensors the address may be of something else, or of nothing.
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -25,19 +28,20 @@ def sifts(x: Tensor) -> bool:
     return x.is_cuda or os.environ.get("RELUME_KERNELS", "").lower() == "triton"
 
 
-def prepared(x: Tensor, how: Counting, state: Tensor) -> Callable[[Tensor, int], bool] | None:
+def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int], bool] | None:
     """A call that adds samples like `x` to a meter's state, or None where no kernel can.
 
     Args:
         x: whose memory holds the samples without gaps.
         how: they are to be counted.
-        state: float64 [11, units], rows as in `meters.py`; held by the call.
+        state: held by the call; while it is in use no row may be replaced.
 
     Returns:
-        A function of the samples and the step; False, with nothing added, where it refuses them as not finite.
+        A function of the samples and the step; False, with nothing added, where it refuses them as not finite, or the
+        step as too large for the state.
     """
     if (
-        os.environ.get("RELUME_KERNELS", "").lower() in cpu.OFF
+        os.environ.get("RELUME_KERNELS", "").lower() in OFF
         or type(x) not in PLAIN
         or x.layout != torch.strided
         or x.is_neg()

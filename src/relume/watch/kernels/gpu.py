@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from relume.watch.kernels.counting import Counting
+from relume.watch.kernels.state import ROOM, State
 
-# What a program writes for each of its units, in the order of a meter's state as far as it goes.
+# What a program writes for each of its units.
 FIRED, INSIDE, SUM, SQUARES, OUTPUT, BAD, HIGH, LOW, SEEN = range(9)
 _TOTALS = 9
-_FIRST, _LAST, _PIVOT = 8, 9, 10  # rows of the state
 _UNITS, _SAMPLES = 64, 32  # a tile: units × samples of one input
-_SHARES = 64
+# Shares of the inputs, and programs in all, more than which a device has no use for: totals are written for each.
+_SHARES, _PROGRAMS = 64, 4096
 
 
 @functools.cache
@@ -105,9 +106,10 @@ def totals(x: Tensor, sizes: tuple[int, int, int, int], edges: tuple[float, floa
     if kernel is None:
         raise RuntimeError("Triton is not installed")
     inputs, rows, units, inner = sizes
-    shares = max(1, min(_SHARES, inputs))
+    blocks = max(1, math.ceil(units / _UNITS))
+    shares = max(1, min(_SHARES, inputs, _PROGRAMS // blocks))
     partial = torch.empty((shares, _TOTALS, units), dtype=torch.float64, device=x.device)
-    grid = (math.ceil(units / _UNITS), shares)
+    grid = (blocks, shares)
     kernel[grid](
         x, pivot, partial, inputs, rows, units, inner, float(edges[0]), float(edges[1]),
         INFINITY=math.inf, SHARES=shares, UNITS=_UNITS, SAMPLES=_SAMPLES,
@@ -118,25 +120,30 @@ def totals(x: Tensor, sizes: tuple[int, int, int, int], edges: tuple[float, floa
     return summed
 
 
-def prepared(x: Tensor, how: Counting, state: Tensor) -> Callable[[Tensor, int], bool] | None:
-    """A call that adds samples like `x` to a meter's state; see `kernels.prepared`. It sifts, and never refuses."""
+def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int], bool] | None:
+    """A call that adds samples like `x` to a meter's state; see `kernels.prepared`. It sifts, and refuses no sample."""
     if load() is None or x.dtype == torch.float64:
         return None
+    bad, whole = state.expect_nonfinite(), state.fired.dtype
 
     def run(x: Tensor, step: int) -> bool:
-        seen = totals(x, how.sizes, how.edges, state[_PIVOT].float())
+        if step > ROOM and not state.wide_counts:
+            return False
+        seen = totals(x, how.sizes, how.edges, state.pivot)
         fired = seen[FIRED] if how.flat else seen[SEEN]
-        state[FIRED].add_(fired)
-        state[INSIDE].add_(seen[INSIDE])
-        state[SUM : SQUARES + 1].add_(seen[SUM : SQUARES + 1].nan_to_num_())
+        state.fired.add_(fired.to(whole))
+        if state.samples_fired is not None:
+            state.samples_fired.add_(seen[INSIDE].to(whole))
+        state.sum.add_(seen[SUM].nan_to_num_())
+        state.squares.add_(seen[SQUARES].nan_to_num_())
         if how.relu:
-            state[OUTPUT].add_(seen[OUTPUT].nan_to_num_())
-        state[BAD].add_(seen[BAD])
-        torch.maximum(state[HIGH], seen[HIGH], out=state[HIGH])
-        torch.minimum(state[LOW], seen[LOW], out=state[LOW])
+            state.output.add_(seen[OUTPUT].nan_to_num_())
+        bad.add_(seen[BAD].to(whole))
+        torch.maximum(state.max, seen[HIGH].to(state.max.dtype), out=state.max)
+        torch.minimum(state.min, seen[LOW].to(state.min.dtype), out=state.min)
         fires = fired > 0
-        state[_LAST].masked_fill_(fires, step)
-        state[_FIRST].masked_fill_(fires.logical_and_(state[_FIRST] < 0), step)
+        state.last.masked_fill_(fires, step)
+        state.first.masked_fill_(fires.logical_and_(state.first < 0), step)
         return True
 
     return run

@@ -2,8 +2,8 @@
 // pivot, extremes, and for ReLU the sum of outputs, added to a meter's state. Plain C++ without torch's headers, so that it
 // builds in a second with any compiler; `cpu.py` builds, loads and calls it.
 //
-// Samples come as [inputs, rows, units, inner], contiguous. State is double [11, units], rows as in meters.py. Nothing is
-// written when a sample is NaN or infinite: the caller then takes the path that sifts.
+// Samples come as [inputs, rows, units, inner], contiguous. The rows of the state are those of state.py. Nothing is written
+// when a sample is NaN or infinite: the caller then takes the path that sifts.
 
 #include <cmath>
 #include <cstdint>
@@ -12,9 +12,16 @@
 
 namespace {
 
-enum Row { FIRED, SAMPLES_FIRED, SUM, SQUARES, OUTPUT, NONFINITE, MAX, MIN, FIRST, LAST, PIVOT };
+// As laid out by cpu.py. Counts and steps are int32 or, if wide, int64; extremes are float or double.
+struct State {
+    void *fired, *samples_fired;  // samples_fired may be null: as many as fired
+    double *sum, *squares, *output;
+    void *high, *low, *first, *last;
+    const float* pivot;
+    std::intptr_t wide_counts, wide_extremes;
+};
 
-constexpr int64_t BLOCK = 64;             // samples that a lane adds up in T before they go into a double
+constexpr int64_t BLOCK = 64;                // samples that a lane adds up in T before they go into a double
 constexpr int64_t TILE = 1024;               // bytes of units that are counted together: their totals fit the first cache
 constexpr int64_t EXACT = int64_t(1) << 22;  // ones that a lane counts in T, exactly
 
@@ -30,7 +37,7 @@ struct Totals {
 // What lanes have seen. A lane is a unit, or every so-manieth sample of one unit.
 template <typename T, int N>
 struct Lanes {
-    T inside[N] = {}, count[N] = {}, sum[N] = {}, squares[N] = {}, output[N] = {}, bad[N] = {}, high[N], low[N];
+    T inside[N] = {}, count[N] = {}, sum[N] = {}, squares[N] = {}, output[N] = {}, high[N], low[N];
 
     Lanes() {
         for (int k = 0; k < N; ++k) {
@@ -38,15 +45,25 @@ struct Lanes {
             low[k] = std::numeric_limits<T>::infinity();
         }
     }
-    inline void add(int k, T z, T pivot, T low_edge, T high_edge) {
-        const T d = z - pivot;
-        inside[k] += z > low_edge ? (z < high_edge ? T(1) : T(0)) : T(0);
-        sum[k] += d;
-        squares[k] += d * d;
-        output[k] += z > 0 ? z : T(0);
-        high[k] = z > high[k] ? z : high[k];
-        low[k] = z < low[k] ? z : low[k];
-        bad[k] += z - z;  // 0, or NaN when z is not finite
+    // R samples of lane k, `stride` apart, at once: what is kept in memory is touched once for all of them.
+    template <int R>
+    inline void add(int k, const T* z, int64_t stride, T pivot, T low_edge, T high_edge) {
+        T ins = 0, first = 0, second = 0, out = 0, most = z[0], least = z[0];
+        for (int r = 0; r < R; ++r) {
+            const T v = z[r * stride], d = v - pivot;
+            ins += v > low_edge ? (v < high_edge ? T(1) : T(0)) : T(0);
+            first += d;
+            second += d * d;
+            out += v > 0 ? v : T(0);
+            most = v > most ? v : most;
+            least = v < least ? v : least;
+        }
+        inside[k] += ins;
+        sum[k] += first;
+        squares[k] += second;
+        output[k] += out;
+        high[k] = most > high[k] ? most : high[k];
+        low[k] = least < low[k] ? least : low[k];
     }
     // `at(k)` is the unit of lane k.
     template <typename Unit>
@@ -59,23 +76,24 @@ struct Lanes {
         for (int k = 0; k < N; ++k) sum[k] = squares[k] = output[k] = 0;
     }
     template <typename Unit>
-    bool finish(Totals<T>& t, int width, Unit at) {
+    void finish(Totals<T>& t, int width, Unit at) {
         spill_sums(t, width, at);
         for (int k = 0; k < width; ++k) {
             t.samples[at(k)] += count[k];
             if (high[k] > t.high[at(k)]) t.high[at(k)] = high[k];
             if (low[k] < t.low[at(k)]) t.low[at(k)] = low[k];
-            if (!(bad[k] == 0)) return false;
             count[k] = 0;
         }
-        return true;
     }
 };
 
 // Units lie innermost: a lane is a unit, and a tile of units goes through all rows.
 template <typename T>
-bool across(const T* x, int64_t inputs, int64_t rows, int64_t units, const T* pivots, T low_edge, T high_edge, Totals<T>& t) {
-    constexpr int N = TILE / sizeof(T);
+void across(const T* x, int64_t inputs, int64_t rows, int64_t units, const T* pivots, T low_edge, T high_edge, Totals<T>& t) {
+    constexpr int N = TILE / sizeof(T), R = 4;
+    const bool single = rows == 1;  // each row is an input, which fires when its one sample does
+    const int64_t span = single ? (inputs < EXACT ? inputs : EXACT) : rows;
+    const int64_t spans = single ? (inputs + span - 1) / span : inputs;
     for (int64_t first = 0; first < units; first += N) {
         const int width = static_cast<int>(units - first < N ? units - first : N);
         const auto unit = [first](int k) { return first + k; };
@@ -84,35 +102,39 @@ bool across(const T* x, int64_t inputs, int64_t rows, int64_t units, const T* pi
         for (int k = 0; k < width; ++k) pivot[k] = pivots[first + k];
         int64_t pending = 0, counted = 0;
         const T* row = x + first;
-        for (int64_t n = 0; n < inputs; ++n) {
-            for (int64_t r = 0; r < rows; ++r, row += units) {
+        for (int64_t n = 0; n < spans; ++n) {
+            const int64_t length = single && n + 1 == spans ? inputs - n * span : span;
+            int64_t r = 0;
+            for (; r + R <= length; r += R, row += R * units) {
                 if (width == N)
-                    for (int k = 0; k < N; ++k) lanes.add(k, row[k], pivot[k], low_edge, high_edge);
+                    for (int k = 0; k < N; ++k) lanes.template add<R>(k, row + k, units, pivot[k], low_edge, high_edge);
                 else
-                    for (int k = 0; k < width; ++k) lanes.add(k, row[k], pivot[k], low_edge, high_edge);
-                if (++pending == BLOCK) {
+                    for (int k = 0; k < width; ++k) lanes.template add<R>(k, row + k, units, pivot[k], low_edge, high_edge);
+                if ((pending += R) >= BLOCK) {
                     lanes.spill_sums(t, width, unit);
                     pending = 0;
                 }
             }
+            for (; r < length; ++r, row += units)
+                for (int k = 0; k < width; ++k) lanes.template add<1>(k, row + k, units, pivot[k], low_edge, high_edge);
+            pending += R;
             for (int k = 0; k < N; ++k) {
                 lanes.count[k] += lanes.inside[k];
-                fired[k] += lanes.inside[k] > 0 ? T(1) : T(0);
+                fired[k] += single ? lanes.inside[k] : lanes.inside[k] > 0 ? T(1) : T(0);
                 lanes.inside[k] = 0;
             }
-            if ((counted += rows) >= EXACT || n + 1 == inputs) {
+            if ((counted += length) >= EXACT || n + 1 == spans) {
                 for (int k = 0; k < width; ++k) t.fired[first + k] += fired[k], fired[k] = 0;
-                if (!lanes.finish(t, width, unit)) return false;
+                lanes.finish(t, width, unit);
                 counted = 0;
             }
         }
     }
-    return true;
 }
 
 // Each unit has runs of `inner` samples: lanes share out the run.
 template <typename T>
-bool along(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, const T* pivots, T low_edge, T high_edge,
+void along(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, const T* pivots, T low_edge, T high_edge,
            Totals<T>& t) {
     constexpr int N = 64 / sizeof(T);  // one cache line, so that the lanes stay in registers
     for (int64_t u = 0; u < units; ++u) {
@@ -127,13 +149,13 @@ bool along(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inne
                 while (i + N <= inner) {
                     const int64_t left = (inner - i) / N, room = BLOCK - pending, turns = left < room ? left : room;
                     for (int64_t turn = 0; turn < turns; ++turn, i += N)
-                        for (int k = 0; k < N; ++k) lanes.add(k, run[i + k], pivot, low_edge, high_edge);
+                        for (int k = 0; k < N; ++k) lanes.template add<1>(k, run + i + k, 1, pivot, low_edge, high_edge);
                     if ((pending += turns) >= BLOCK) {
                         lanes.spill_sums(t, N, unit);
                         pending = 0;
                     }
                 }
-                for (int k = 0; i < inner; ++i, ++k) lanes.add(k, run[i], pivot, low_edge, high_edge);
+                for (int k = 0; i < inner; ++i, ++k) lanes.template add<1>(k, run + i, 1, pivot, low_edge, high_edge);
                 ++pending;
             }
             T any = 0;
@@ -144,44 +166,66 @@ bool along(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inne
             }
             if (any > 0) t.fired[u] += 1;
             if ((counted += rows * inner) >= EXACT || n + 1 == inputs) {
-                if (!lanes.finish(t, N, unit)) return false;
+                lanes.finish(t, N, unit);
                 counted = 0;
             }
         }
     }
-    return true;
+}
+
+// For `how`, see Counting in counting.py.
+struct How {
+    int64_t inputs;
+    double samples;  // of each unit
+    bool relu, counted, flat;
+    int64_t step;
+};
+
+template <typename Count, typename Real, typename T>
+void add(const Totals<T>& t, const How& how, const State& state, int64_t units) {
+    Count *fired = static_cast<Count*>(state.fired), *samples = static_cast<Count*>(state.samples_fired);
+    Count *first = static_cast<Count*>(state.first), *last = static_cast<Count*>(state.last);
+    Real *high = static_cast<Real*>(state.high), *low = static_cast<Real*>(state.low);
+    const Count step = static_cast<Count>(how.step);
+    for (int64_t u = 0; u < units; ++u) {
+        const Count fires = how.flat ? static_cast<Count>(t.fired[u]) : static_cast<Count>(how.inputs);
+        fired[u] += fires;
+        if (fires > 0) {
+            if (first[u] < 0) first[u] = step;
+            last[u] = step;
+        }
+        const Real most = static_cast<Real>(t.high[u]), least = static_cast<Real>(t.low[u]);
+        if (most > high[u]) high[u] = most;
+        if (least < low[u]) low[u] = least;
+        state.sum[u] += t.sum[u];
+        state.squares[u] += t.squares[u];
+    }
+    if (samples)
+        for (int64_t u = 0; u < units; ++u) samples[u] += static_cast<Count>(how.counted ? t.samples[u] : how.samples);
+    if (how.relu)
+        for (int64_t u = 0; u < units; ++u) state.output[u] += t.output[u];
 }
 
 template <typename T>
 int observe(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, double low_edge, double high_edge,
-            int relu, int counted, int flat, double step, double* state) {
+            int relu, int counted, int flat, int64_t step, const State* state) {
+    if (!state->wide_counts && step > std::numeric_limits<int32_t>::max()) return 1;
     Totals<T> t(units);
-    std::vector<T> pivot(units);
-    for (int64_t u = 0; u < units; ++u) pivot[u] = static_cast<T>(state[PIVOT * units + u]);
+    std::vector<T> pivot(state->pivot, state->pivot + units);
     const T low = static_cast<T>(low_edge), high = static_cast<T>(high_edge);
     // One thread: torch's own wait for work on the other cores without giving them up.
-    const bool fine = inner == 1 ? across(x, inputs, rows, units, pivot.data(), low, high, t)
-                                 : along(x, inputs, rows, units, inner, pivot.data(), low, high, t);
-    if (!fine) return 1;
-    for (int64_t u = 0; u < units; ++u)  // finite samples may still be too large to square
+    if (inner == 1)
+        across(x, inputs, rows, units, pivot.data(), low, high, t);
+    else
+        along(x, inputs, rows, units, inner, pivot.data(), low, high, t);
+    // NaN and infinity stay in the squares; finite samples may be too large for them.
+    for (int64_t u = 0; u < units; ++u)
         if (!std::isfinite(t.squares[u]) || !std::isfinite(t.sum[u]) || !std::isfinite(t.output[u])) return 1;
-    const double samples = static_cast<double>(inputs) * rows * inner;
-    for (int64_t u = 0; u < units; ++u) {
-        const double fired = flat ? t.fired[u] : static_cast<double>(inputs);
-        state[FIRED * units + u] += fired;
-        state[SAMPLES_FIRED * units + u] += counted ? t.samples[u] : samples;
-        state[SUM * units + u] += t.sum[u];
-        state[SQUARES * units + u] += t.squares[u];
-        if (relu) state[OUTPUT * units + u] += t.output[u];
-        double& most = state[MAX * units + u];
-        double& least = state[MIN * units + u];
-        if (t.high[u] > most) most = t.high[u];
-        if (t.low[u] < least) least = t.low[u];
-        if (fired > 0) {
-            if (state[FIRST * units + u] < 0) state[FIRST * units + u] = step;
-            state[LAST * units + u] = step;
-        }
-    }
+    const How how{inputs, static_cast<double>(inputs) * rows * inner, relu != 0, counted != 0, flat != 0, step};
+    if (state->wide_counts)
+        state->wide_extremes ? add<int64_t, double>(t, how, *state, units) : add<int64_t, float>(t, how, *state, units);
+    else
+        state->wide_extremes ? add<int32_t, double>(t, how, *state, units) : add<int32_t, float>(t, how, *state, units);
     return 0;
 }
 
@@ -190,12 +234,12 @@ int observe(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inn
 extern "C" {
 
 int relume_observe_f32(const float* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, double low, double high,
-                       int relu, int counted, int flat, double step, double* state) {
+                       int relu, int counted, int flat, int64_t step, const State* state) {
     return observe<float>(x, inputs, rows, units, inner, low, high, relu, counted, flat, step, state);
 }
 
 int relume_observe_f64(const double* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, double low, double high,
-                       int relu, int counted, int flat, double step, double* state) {
+                       int relu, int counted, int flat, int64_t step, const State* state) {
     return observe<double>(x, inputs, rows, units, inner, low, high, relu, counted, flat, step, state);
 }
 }
