@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relume.activations import catalogue as of
 from relume.census import STATES, Counts, SiteCensus
-from relume.census.site_census import NUMBERS
+from relume.census.site_census import NUMBERS, mean_of
 
 N = 8
 UP, DOWN = [float(i + 1) for i in range(N)], [-float(i + 1) for i in range(N)]
@@ -206,3 +206,19 @@ def test_an_output_that_overflowed_leaves_the_others_their_score(counted) -> Non
 def test_a_tau_below_zero_is_refused(counted, tau: float) -> None:
     with pytest.raises(ValueError, match="tau must not be negative"):
         counted(column(UP)).dormant(tau)
+
+
+@pytest.mark.parametrize("units", [64, 40_000])
+def test_a_mean_over_units_is_the_same_bits_alone_and_among_others_also_with_several_threads(units: int) -> None:
+    """torch splits a long sum over its threads if there is only one to be made, and then it rounds otherwise."""
+    values = torch.randn(3, units, dtype=torch.float64) * torch.randn(3, units, dtype=torch.float64).exp()
+    values[1, ::7] = math.nan
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = mean_of(values)
+        alone = torch.stack([mean_of(row.clone()) for row in values])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, alone)
+    torch.testing.assert_close(together, values.nanmean(-1))

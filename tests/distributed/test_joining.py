@@ -11,6 +11,7 @@ import relume
 from relume.census import Counts
 from relume.census.counts import ARRAYS, INTEGER_ARRAYS
 from relume.sites import Site
+from relume.watch import joining
 from relume.watch.joining import BYTES_PER_UNIT, Agreement, add_up
 
 
@@ -119,6 +120,20 @@ def test_bytes_are_in_proportion_to_the_units():
         counts = counted(torch.randn(4, units, dtype=torch.float64), 0)
         _, sent = added([{"a": counts}, {}], [site("a", units)])
         assert sent == [BYTES_PER_UNIT * units + 16] * 2
+
+
+def test_many_units_are_added_up_some_sites_at_a_time_to_the_same_bits(monkeypatch):
+    sites = [site(name, units) for name, units in (("a", 5), ("b", 1), ("c", 9), ("d", 2))]
+    ranks = [{s.name: counted(torch.randn(6, s.units, dtype=torch.float64), r) for s in sites[r:]} for r in range(2)]
+    (whole, _), sent = added(ranks, sites)
+    monkeypatch.setattr(joining, "_AT_ONCE", 8)
+    (some, again), sent_again = added(ranks, sites)
+    assert sent_again == sent
+    assert list(some) == list(whole) == list(again)
+    for name in whole:
+        for n in ARRAYS:
+            assert torch.equal(getattr(some[name], n), getattr(whole[name], n)), (name, n)
+    assert [len(batch) for batch in joining._batches(sites)] == [2, 1, 1]
 
 
 def test_a_site_known_to_one_rank_alone_joins_the_list():

@@ -17,7 +17,9 @@ from relume.sites import Plan
 from relume.sites import layout as lay
 from relume.sites.layout import INPUT, OTHER, UNIT
 from relume.sites.plan import plan_for
-from relume.watch.meters import BYTES_PER_UNIT, Meter, collect
+from relume.watch import meters
+from relume.watch.kernels import ROOM
+from relume.watch.meters import Meter, collect
 
 CPU = torch.device("cpu")
 ENTRIES = [
@@ -156,12 +158,12 @@ def test_a_meter_counts_what_brute_force_counts(data, layout, dtype, activation,
 @given(st.data(), layouts(), st.sampled_from(DTYPES), st.sampled_from(ENTRIES), st.booleans())
 def test_looking_at_values_changes_no_count(data, layout, dtype, activation, bad) -> None:
     plan = plan_for(layout, lay.count(layout, INPUT))
-    meters = [Meter(plan.n_units, CPU, look=look) for look in (True, False)]
+    pair = [Meter(plan.n_units, CPU, look=look) for look in (True, False)]
     for step in range(2):
         x = data.draw(tensors(layout, dtype, bad))
-        for meter in meters:
+        for meter in pair:
             meter.observe(x, plan, activation, step)(apply(activation, x))
-    looked, blind = collect(meters)
+    looked, blind = collect(pair)
     for name in EXACT:
         assert torch.equal(getattr(looked, name), getattr(blind, name)), name
 
@@ -349,14 +351,14 @@ def test_layouts_may_change_from_call_to_call() -> None:
 
 
 def test_several_meters_are_read_together_each_as_its_own() -> None:
-    meters, expected = [], []
+    several, expected = [], []
     for units in (1, 4, 2):
         plan, layout = dense(20, units)
         x = torch.randn(20, units)
-        meters.append(Meter(units, CPU))
-        meters[-1].observe(x, plan, of.relu(), 3)(torch.relu(x))
+        several.append(Meter(units, CPU))
+        several[-1].observe(x, plan, of.relu(), 3)(torch.relu(x))
         expected.append(reference([(x, torch.relu(x), layout, of.relu(), 3)], units))
-    for counts, theirs in zip(collect(meters), expected, strict=True):
+    for counts, theirs in zip(collect(several), expected, strict=True):
         agrees(counts, theirs)
 
 
@@ -374,16 +376,132 @@ def test_rows_that_cannot_be_traced_to_inputs_bound_how_many_fired() -> None:
     assert counts.samples_fired.tolist() == [0, 6]
 
 
-def test_state_is_a_fixed_number_of_bytes_however_long_the_run() -> None:
-    plan, _ = dense(2, 3)
+@pytest.mark.parametrize(
+    ("activation", "shape", "dtype", "bad", "expected"),
+    [
+        (of.relu(), (2, 3), torch.float32, False, 48),
+        (of.relu(), (2, 3), torch.bfloat16, False, 48),
+        (of.tanh(), (2, 3), torch.float32, False, 52),  # fired and samples fired are two numbers
+        (of.relu(), (2, 3, 4), torch.float32, False, 52),
+        (of.relu(), (2, 3, 4), torch.float32, True, 56),
+        (of.relu(), (2, 3, 4), torch.float64, True, 64),
+    ],
+)
+def test_state_is_a_fixed_number_of_bytes_however_long_the_run(activation, shape, dtype, bad, expected) -> None:
+    layout = tuple(lay.axis_of(s, r) for s, r in zip(shape, (INPUT, UNIT, OTHER), strict=False))
+    plan = plan_for(layout, shape[0])
     meter = Meter(3, CPU)
-    x = torch.randn(2, 3)
+    x = torch.randn(shape).to(dtype)
+    if bad:
+        x[0, 0] = math.nan
     kept = set(vars(meter))
-    for step in range(10_000):
-        meter.observe(x, plan, of.relu(), step)
-    assert meter.state.untyped_storage().nbytes() == 3 * BYTES_PER_UNIT == 3 * 88
+    for step in range(3000):
+        meter.observe(x, plan, activation, step)(activation.function(x))
+    assert meter.state_bytes == sum(row.untyped_storage().nbytes() for row in meter.state.rows().values())
+    assert meter.state_bytes == 3 * expected
     assert set(vars(meter)) == kept
-    assert collect([meter])[0].inputs == 20_000
+    assert collect([meter])[0].inputs == 6000
+    assert meter.state is None
+    assert meter.state_bytes == 3 * expected
+
+
+def everything(counts: Counts) -> dict[str, list]:
+    return {n: getattr(counts, n).tolist() for n in EXACT} | {"seen": [counts.inputs, counts.samples]}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts_beyond_32_bits_are_exact(fused: bool, dtype: torch.dtype) -> None:
+    """As if 2^31 samples had been counted: what comes then must go on where they were."""
+    layout = (lay.axis_of(4, INPUT), lay.axis_of(2, UNIT), lay.axis_of(5))
+    plan = plan_for(layout, 4)
+    x = torch.randn(4, 2, 5, dtype=dtype) + 9
+    meter = Meter(2, CPU, fused=fused)
+    meter.observe(x, plan, of.relu(), 0)(x)
+    meter.observe(x, plan, of.relu(), 1)(x)
+    already = ROOM - 80  # with the 40 that were, room for two more observations of 20 samples
+    for row in (meter.state.fired, meter.state.samples_fired):
+        row.add_(already)
+    meter.inputs, meter.samples = already + 8, already + 40
+    for step in range(2, 7):
+        meter.observe(x, plan, of.relu(), step)(x)
+    (counts,) = collect([meter])
+    assert counts.fired.tolist() == [already + 7 * 4] * 2
+    assert counts.samples_fired.tolist() == [already + 7 * 20] * 2
+    assert counts.samples_fired.min() > ROOM
+    assert counts.merge(counts).samples_fired.tolist() == [2 * (already + 7 * 20)] * 2
+
+
+def test_two_counts_of_32_bits_add_up_to_more() -> None:
+    meter = Meter(1, CPU)
+    plan, _ = dense(4, 1)
+    meter.observe(torch.ones(4, 1), plan, of.relu(), 0)
+    meter.state.fired.fill_(ROOM)
+    meter.inputs = meter.samples = ROOM
+    (counts,) = collect([meter])
+    assert counts.kept("fired").dtype == torch.int32
+    twice = counts.merge(counts)
+    assert twice.fired.tolist() == twice.samples_fired.tolist() == [2 * ROOM]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_beyond_32_bits_are_noted_exactly(fused: bool) -> None:
+    plan, _ = dense(4, 2)
+    x = torch.tensor([[1.0, -1.0]] * 4)
+    meter = Meter(2, CPU, fused=fused)
+    for step in range(ROOM - 2, ROOM + 3):
+        meter.observe(x, plan, of.relu(), step)
+        x = torch.ones(4, 2)
+    (counts,) = collect([meter])
+    assert counts.first_fired.tolist() == [ROOM - 2, ROOM - 1]
+    assert counts.last_fired.tolist() == [ROOM + 2] * 2
+    assert counts.fired.tolist() == [20, 16]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_kinds_of_samples_may_change_within_a_window(fused: bool) -> None:
+    """float32 then float64; one sample to an input, then several; and all the while the counts are those of each."""
+    flat, deep = (
+        (lay.axis_of(6, INPUT), lay.axis_of(3, UNIT)),
+        (lay.axis_of(6, INPUT), lay.axis_of(3, UNIT), lay.axis_of(4)),
+    )
+    calls = []
+    meter = Meter(3, CPU, fused=fused)
+    kinds = [(flat, torch.float32), (deep, torch.float32), (flat, torch.float64), (deep, torch.float32)]
+    for step, (layout, dtype) in enumerate([kind for kind in kinds for _ in range(2)]):
+        x = torch.randn([lay.size_of(a) for a in layout], dtype=torch.float64).to(dtype)
+        meter.observe(x, plan_for(layout, 6), of.relu(), step)(torch.relu(x))
+        calls.append((x, torch.relu(x), layout, of.relu(), step))
+    agrees(collect([meter])[0], reference(calls, 3))
+
+
+def test_a_window_once_read_is_kept_without_a_copy_and_no_wider_than_it_was_counted() -> None:
+    plan, _ = dense(50, 1000)
+    meter = Meter(1000, CPU)
+    x = torch.randn(50, 1000)
+    meter.observe(x, plan, of.relu(), 0)(torch.relu(x))
+    rows = {row.data_ptr() for row in meter.state.rows().values()}
+    (counts,) = collect([meter])
+    assert counts.nbytes == 1000 * 36
+    assert {counts.kept(n).data_ptr() for n in ("fired", "mean", "max", "min", "first_fired", "last_fired")} <= rows
+    assert {counts.fired.dtype, counts.last_fired.dtype} == {torch.int64}
+    assert {counts.mean.dtype, counts.m2.dtype, counts.max.dtype, counts.output.dtype} == {torch.float64}
+
+
+def test_states_are_brought_from_a_device_row_by_row_unmixed(monkeypatch) -> None:
+    """As from a GPU: all in one transfer of bytes, whatever their numbers of units; or a few at a time."""
+    for limit in (meters._TRANSFER, 100):
+        monkeypatch.setattr(meters, "_TRANSFER", limit)
+        several = [Meter(units, CPU) for units in (3, 1, 6)]
+        for meter in several:
+            plan, _ = dense(50, meter.units)
+            x = torch.randn(50, meter.units)
+            meter.observe(x, plan, of.tanh(), 7)(torch.tanh(x))
+        brought = [b for batch in meters._batches(several) for b in meters._brought([several[i].state for i in batch])]
+        for meter, theirs in zip(several, brought, strict=True):
+            rows = meter.state.rows()
+            assert list(theirs.rows()) == list(rows)
+            assert all(torch.equal(row, theirs.rows()[name]) for name, row in rows.items())
 
 
 def test_channels_last_is_counted_like_any_other_memory_format() -> None:
@@ -414,7 +532,7 @@ def test_counting_leaves_no_trace_in_autograd_and_needs_none() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         meter.observe(h, plan, of.relu(), 0)(torch.relu(h))
     assert h._version == 0
-    assert not meter.state.requires_grad
+    assert not any(row.requires_grad for row in meter.state.rows().values())
     (grad,) = torch.autograd.grad(h.sum(), x)
     assert torch.equal(grad, torch.full((8, 3), 2.0))
 
@@ -459,6 +577,7 @@ def test_on_a_device_nothing_is_read_back_within_a_window(activation: Activation
     plan = plan_for(layout, 6)
     x = torch.randn(6, 3, 2)
     meter = Meter(3, CPU, look=False)
+    str(activation.counted_zone)  # worked out when it is first asked for, on the CPU
     with Looked() as looked:
         for step in range(3):
             meter.observe(x, plan, activation, step)(apply(activation, x))

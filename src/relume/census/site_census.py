@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +26,32 @@ DORMANT_TAU = 0.025
 NUMBERS = ("fired", "firing_rate", "mean", "std", "min", "max", "mean_output", "nonfinite")
 
 
+def _fill_unless_empty(codes: Tensor, mask: Tensor, code: int) -> None:
+    if mask.any():
+        codes.masked_fill_(mask, code)
+
+
+# Numbers more than which torch splits over threads, if they are all that is to be summed.
+_SUMMED_BY_ONE_THREAD = 32768
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """The mean over units (the last axis) of those that are not NaN; of a row it is the same bits, whether it stands
+    alone or among others. NaN where none is left."""
+    if values.dim() > 1 and values.shape[-1] > _SUMMED_BY_ONE_THREAD:
+        return torch.stack([mean_of(row) for row in values])
+    total = values.sum(-1)
+    if not total.isnan().any():
+        return total / values.shape[-1]
+    known = values.isnan().logical_not_()
+    return torch.where(known, values, 0.0).sum(-1) / known.sum(-1)
+
+
 @dataclass(frozen=True)
 class SiteCensus:
     """The census of one site. Per-unit results are CPU tensors of shape [units].
+
+    Of `Counts.stacked`, they have shape [windows, units], each row that of its window.
 
     Attributes:
         site: what and where it is.
@@ -63,6 +87,12 @@ class SiteCensus:
         return self.counts.samples > 0
 
     @property
+    def reached_in(self) -> list[bool]:
+        """`reached`, of each window."""
+        reached: list[bool] = torch.as_tensor(self.counts.samples > 0).flatten().tolist()
+        return reached
+
+    @property
     def fired(self) -> Tensor:
         """int64: on how many inputs each unit fired."""
         return self.counts.fired
@@ -70,33 +100,41 @@ class SiteCensus:
     @property
     def firing_rate(self) -> Tensor:
         """float64: share of inputs on which each unit fired; NaN when none was seen."""
-        return self.counts.fired.double() / (self.counts.inputs or math.nan)
+        inputs = torch.as_tensor(self.counts.inputs)
+        return self.counts.fired.double() / torch.where(inputs > 0, inputs.double(), math.nan)
+
+    @functools.cached_property
+    def _finite(self) -> Tensor:
+        """float64: samples that entered the moments, or size 1 where that is the same for all units."""
+        return (self.counts.samples - self.counts.brief("nonfinite").long()).double()
 
     @property
     def mean(self) -> Tensor:
         """float64: mean pre-activation over finite samples; NaN when there were none."""
-        return torch.where(self.counts.finite > 0, self.counts.mean, math.nan)
+        return torch.where(self._finite > 0, self.counts.mean, math.nan)
 
     @property
     def std(self) -> Tensor:
         """float64: standard deviation (population) of the pre-activation; NaN when nothing was seen."""
-        n = self.counts.finite.double()
-        return torch.where(n > 0, (self.counts.m2 / n.clamp(min=1)).sqrt(), math.nan)
+        n = self._finite
+        # numpy's root is rounded exactly, however many there are, and starts no threads.
+        root = torch.from_numpy(np.sqrt((self.counts.m2 / n.clamp(min=1)).numpy()))
+        return torch.where(n > 0, root, math.nan)
 
     @property
     def min(self) -> Tensor:
         """float64: smallest finite pre-activation; NaN when nothing was seen."""
-        return torch.where(self.counts.finite > 0, self.counts.min, math.nan)
+        return torch.where(self._finite > 0, self.counts.min, math.nan)
 
     @property
     def max(self) -> Tensor:
         """float64: largest finite pre-activation; NaN when nothing was seen."""
-        return torch.where(self.counts.finite > 0, self.counts.max, math.nan)
+        return torch.where(self._finite > 0, self.counts.max, math.nan)
 
     @property
     def mean_output(self) -> Tensor:
         """float64: mean |output| over samples with finite pre-activation; NaN when there were none."""
-        n = self.counts.finite.double()
+        n = self._finite
         return torch.where(n > 0, self.counts.output / n.clamp(min=1), math.nan)
 
     @property
@@ -108,28 +146,38 @@ class SiteCensus:
     def codes(self) -> Tensor:
         """uint8: index into STATES."""
         c, zones = self.counts, self.site.zones
-        never = (c.fired == 0) & self.site.can_die
-        seen = torch.tensor(c.samples > 0)
-        enough = torch.tensor(c.inputs >= self.min_inputs)
-        codes = torch.full((self.units,), ALIVE, dtype=torch.uint8)
-        codes[zones.linear.covers(c.min, c.max) & seen & enough] = LINEAR
-        codes[self._saturated_samples & seen & enough] = SATURATED
-        codes[never & enough] = DEAD
-        if zones.top is not None:
-            codes[never & enough & (c.min >= zones.top)] = STUCK
-        codes[never & ~enough] = UNKNOWN
-        if not self.reached:
-            codes[:] = UNKNOWN
-        codes[c.nonfinite > 0] = NONFINITE
+        seen = torch.as_tensor(c.samples > 0)
+        enough = torch.as_tensor(c.inputs >= self.min_inputs)
+        codes = torch.full(c.kept("fired").shape, ALIVE, dtype=torch.uint8)
+        codes.masked_fill_(self._linear_samples, LINEAR).masked_fill_(self._saturated_samples, SATURATED)
+        _fill_unless_empty(codes, ~(seen & enough), ALIVE)
+        if self.site.can_die:
+            never = c.kept("fired") == 0
+            codes.masked_fill_(never, DEAD)
+            if zones.top is not None:
+                codes.masked_fill_(never & (c.min >= zones.top), STUCK)
+            if not enough.all():
+                codes.masked_fill_(never & ~enough, UNKNOWN)
+        _fill_unless_empty(codes, ~seen, UNKNOWN)
+        _fill_unless_empty(codes, c.brief("nonfinite") > 0, NONFINITE)
         return codes
 
-    @property
+    @functools.cached_property
     def _saturated_samples(self) -> Tensor:
         """bool: was every sample in the saturated zone?"""
         c, zones = self.counts, self.site.zones
-        covered = zones.saturated.covers(c.min, c.max)
+        covered = zones.saturated.covers(*self._extremes)
         # Samples on both sides of a two-sided zone: no one interval covers them, but they were counted.
-        return covered | (c.samples_fired == 0) if zones.counts_responsive or zones.flat else covered
+        return covered | (c.kept("samples_fired") == 0) if zones.counts_responsive or zones.flat else covered
+
+    @functools.cached_property
+    def _linear_samples(self) -> Tensor:
+        """bool: was every sample in one affine piece?"""
+        return self.site.zones.linear.covers(*self._extremes)
+
+    @functools.cached_property
+    def _extremes(self) -> tuple[Tensor, Tensor]:
+        return self.counts.min, self.counts.max
 
     @property
     def state(self) -> list[str]:
@@ -144,7 +192,8 @@ class SiteCensus:
     @property
     def dead(self) -> Tensor:
         """bool: fired on no input, out of at least `min_inputs`, with finite pre-activations. Includes stuck at top."""
-        return (self.codes == DEAD) | (self.codes == STUCK)
+        dead = self.codes == DEAD
+        return dead if self.site.zones.top is None else dead | (self.codes == STUCK)
 
     @property
     def silent(self) -> bool:
@@ -155,6 +204,11 @@ class SiteCensus:
     def unknown(self) -> Tensor:
         """bool: never fired, on too few inputs to be called dead; or no input came this way at all."""
         return self.codes == UNKNOWN
+
+    @property
+    def diverged(self) -> Tensor:
+        """bool: NaN or infinity among its pre-activations."""
+        return self.codes == NONFINITE
 
     @property
     def stuck_at_top(self) -> Tensor:
@@ -169,12 +223,13 @@ class SiteCensus:
     @property
     def linear(self) -> Tensor:
         """bool: every sample in one affine piece of the activation, outside its flat zone ("always on")."""
-        return self._judged & self.site.zones.linear.covers(self.counts.min, self.counts.max)
+        return self._judged & self._linear_samples
 
     @property
     def _judged(self) -> Tensor:
-        enough = self.counts.samples > 0 and self.counts.inputs >= self.min_inputs
-        return (self.counts.nonfinite == 0) & torch.tensor(enough)
+        c = self.counts
+        enough = torch.as_tensor(c.samples > 0) & torch.as_tensor(c.inputs >= self.min_inputs)
+        return (c.brief("nonfinite") == 0) & enough
 
     def score(self) -> Tensor:
         """float64: mean |output| divided by the layer's mean of it; 0 for all units of a layer that is zero.
@@ -183,8 +238,8 @@ class SiteCensus:
 
         Source: Sokar et al. 2023, equation 1; 1e-9 is added to the divisor as in the reference code.
         """
-        output = torch.where(self.counts.nonfinite == 0, self.mean_output, math.nan)
-        return output / (output.nanmean() + 1e-9)
+        output = torch.where(self.counts.brief("nonfinite") == 0, self.mean_output, math.nan)
+        return output / (mean_of(output).unsqueeze(-1) + 1e-9)
 
     def dormant(self, tau: float = DORMANT_TAU) -> Tensor:
         """bool: score ≤ tau. Defined for every activation; a dead ReLU is dormant at any tau.

@@ -5,26 +5,26 @@ Folded window by window in fixed memory, so that a run of any length has one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from relume.census.counts import NEVER, Column, same_for_all
 from relume.census.site_census import SiteCensus
 
-NEVER = -1
 
-
-@dataclass
 class Timeline:
     """Deaths and revivals of one site's units. Per-unit tensors have shape [units]; steps are -1 where there is none.
 
     A step s is the state of the network after s optimizer steps, so `died_at` names the update that killed: the unit
     fired on a batch at step s, and never after update s. Resolution is the spacing of observed steps (`every`).
 
-    Attributes:
+    Args:
         name: of the site.
+        units: how many it has.
+
+    Attributes:
         born_dead: bool, dead in the first window that could tell.
         dead: bool, dead in the last window that could tell.
         died_at: int64, the last step at which a unit now dead fired; -1 for units alive or born dead and never revived.
@@ -33,25 +33,23 @@ class Timeline:
         deaths: int64, how often it has died, being born dead included.
     """
 
-    name: str
-    units: int
-    born_dead: Tensor = field(init=False)
-    dead: Tensor = field(init=False)
-    died_at: Tensor = field(init=False)
-    revived_at: Tensor = field(init=False)
-    last_fired: Tensor = field(init=False)
-    deaths: Tensor = field(init=False)
+    # Kept as one number for all units until one differs, and in 32 bits while the steps fit in.
+    died_at = Column(torch.int64)
+    revived_at = Column(torch.int64)
+    last_fired = Column(torch.int64)
+    deaths = Column(torch.int64)
+    born_dead: Tensor
+    dead: Tensor
 
-    def __post_init__(self) -> None:
-        def steps() -> Tensor:
-            return torch.full((self.units,), NEVER, dtype=torch.int64)
+    def __init__(self, name: str, units: int) -> None:
+        self.name = name
+        self.units = units
+        self.born_dead = self.dead = torch.zeros((), dtype=torch.bool).expand(units)
+        self.died_at = self.revived_at = self.last_fired = same_for_all(NEVER, units)
+        self.deaths = same_for_all(0, units)
 
-        def no() -> Tensor:
-            return torch.zeros(self.units, dtype=torch.bool)
-
-        self.born_dead, self.dead = no(), no()
-        self.died_at, self.revived_at, self.last_fired = steps(), steps(), steps()
-        self.deaths = torch.zeros(self.units, dtype=torch.int64)
+    def __repr__(self) -> str:
+        return f"Timeline({self.name!r}, {self.units} units, {int(self.dead.sum())} dead)"
 
     def fold(self, window: SiteCensus) -> None:
         """Take in the next window.
@@ -59,17 +57,21 @@ class Timeline:
         Args:
             window: the site's census of it; units it calls unknown or non-finite keep their last standing.
         """
-        dead = window.dead
-        fired = window.counts.fired > 0
-        newly = dead & ~self.dead
-        self.born_dead |= newly & (self.last_fired < 0)
-        self.died_at = torch.where(newly, self.last_fired, self.died_at)
-        self.deaths += newly
-        back = fired & self.dead
-        self.revived_at = torch.where(back, window.counts.first_fired, self.revived_at)
-        self.died_at = torch.where(back, NEVER, self.died_at)
-        self.dead = (self.dead | dead) & ~fired
-        self.last_fired = torch.maximum(self.last_fired, window.counts.last_fired)
+        kept, counts = self.__dict__, window.counts
+        last, before = kept["last_fired"], self.dead
+        newly = window.dead & ~before
+        fired = counts.kept("fired") > 0
+        back = fired & before
+        if newly.any():
+            self.born_dead = self.born_dead | (newly & (last < 0))
+            self.died_at = torch.where(newly, last, kept["died_at"])
+            self.deaths = kept["deaths"] + newly
+            self.dead = before | newly
+        if back.any():
+            self.revived_at = torch.where(back, counts.kept("first_fired"), kept["revived_at"])
+            self.died_at = torch.where(back, NEVER, kept["died_at"])
+            self.dead = self.dead & ~fired
+        self.last_fired = torch.maximum(last, counts.kept("last_fired"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

@@ -43,7 +43,7 @@ def strip(codes: Tensor, order: Tensor, title: str, budget: int) -> tuple[Markup
     columns = codes.shape[0]
     every = max(1, math.ceil(len(order) / 96))
     while True:
-        rows = codes[:, order.flip(0)[::every]].T.tolist()
+        rows = codes.numpy()[:, order.numpy()[::-1][::every]].T.tolist()
         paths = _runs(rows)
         size = sum(map(len, paths.values()))
         if size <= budget or len(rows) <= 4:

@@ -55,9 +55,8 @@ assert [look.label for look in LOOKS[: len(STATES)]] == [
 
 
 def codes(site: SiteCensus) -> Tensor:
-    """uint8 of shape [units]: index into LOOKS, or UNREACHED."""
-    if not site.reached:
-        return torch.full((site.units,), UNREACHED, dtype=torch.uint8)
+    """uint8 of shape [units], or [windows, units]: index into LOOKS, or UNREACHED."""
     result = site.codes.clone()
-    result[(result == _ALIVE) & site.site.can_die & (site.firing_rate < RARE)] = _RARE
-    return result
+    if site.site.can_die:
+        result.masked_fill_((result == _ALIVE) & (site.firing_rate < RARE), _RARE)
+    return result.masked_fill_(torch.as_tensor(site.samples) <= 0, UNREACHED)

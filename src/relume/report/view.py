@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from relume.census import Census, Phase, SiteCensus, Timeline
-from relume.report.looks import LOOKS, codes
+from relume.report.looks import LOOKS, UNREACHED, codes
 from relume.report.verdict import sentences
 from relume.watch import Recording, Window
 
@@ -131,10 +131,9 @@ def view(recording: Recording, label: str) -> RunView:
     census = recording.census(phase=phase)
     windows = [w for w in recording.windows if phase in w.counts]
     drawn = thinned(windows, COLUMNS)
-    censuses = [recording.census_of(w, phase) for w in drawn]
+    through = _Through(recording, drawn, phase)
     sites = []
     for member in census.sites:
-        through = [c[member.name] for c in censuses]
         timeline = recording.timeline(member.name)
         died = timeline.died_at[member.dead & (timeline.died_at >= 0)]
         steps, numbers = torch.unique(died, return_counts=True)
@@ -144,8 +143,8 @@ def view(recording: Recording, label: str) -> RunView:
                 timeline=timeline,
                 first_step=windows[0].first_step,
                 steps=[w.last_step for w in drawn],
-                codes=torch.stack([codes(m) for m in through]),
-                dead=[int(m.dead.sum()) if m.reached else None for m in through],
+                codes=through.codes[member.name],
+                dead=through.dead[member.name],
                 deaths=list(zip(steps.tolist(), numbers.tolist(), strict=True)),
             )
         )
@@ -165,6 +164,25 @@ def view(recording: Recording, label: str) -> RunView:
         scalars=scalars,
         settings=_settings(recording, windows),
     )
+
+
+class _Through:
+    """Each site's states in all drawn windows, read a batch of windows at a time."""
+
+    def __init__(self, recording: Recording, drawn: list[Window], phase: Phase) -> None:
+        self.codes = {s.name: torch.full((len(drawn), s.units), UNREACHED, dtype=torch.uint8) for s in recording.sites}
+        self.dead: dict[str, list[int | None]] = {s.name: [None] * len(drawn) for s in recording.sites}
+        done = 0
+        for windows, several in recording.spans(drawn, phase):
+            for site in recording.sites:
+                for places, counts in several.get(site.name, ()):
+                    members = SiteCensus(site, counts, recording.min_inputs)
+                    # By numpy: torch starts its threads for it.
+                    self.codes[site.name].numpy()[[done + i for i in places]] = codes(members).numpy()
+                    tally = zip(places, members.dead.sum(-1).tolist(), members.reached_in, strict=True)
+                    for i, dead, reached in tally:
+                        self.dead[site.name][done + i] = dead if reached else None
+            done += len(windows)
 
 
 def thinned(windows: list[Window], at_most: int) -> list[Window]:

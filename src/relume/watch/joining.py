@@ -6,7 +6,7 @@ Nothing here knows of processes; `sync` hands in how a tensor is reduced over th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from relume.census import Counts
+from relume.census.counts import MOST_IN_32_BITS
 from relume.sites import Site
 
 # What `add_up` reduces for each unit: five sums, four maxima, a sum of squares, of eight bytes each.
 BYTES_PER_UNIT = 80
+# Units that are added up at once, of more than one site: what that takes of memory.
+_AT_ONCE = 2**20
 
 
 def add_up(
@@ -33,6 +36,26 @@ def add_up(
     Returns:
         Counts by name, the same bits on every rank; sites that no rank reached are left out.
     """
+    result: dict[str, Counts] = {}
+    for some in _batches(sites):
+        result |= _add_up(own, some, all_reduce)
+    return result
+
+
+def _batches(sites: Sequence[Site]) -> Iterator[list[Site]]:
+    """At least one, as all ranks must make the same calls whatever they have."""
+    batch: list[Site] = []
+    for site in sites:
+        if batch and sum(s.units for s in batch) + site.units > _AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(site)
+    yield batch
+
+
+def _add_up(
+    own: Mapping[str, Counts], sites: Sequence[Site], all_reduce: Callable[[Tensor, bool], None]
+) -> dict[str, Counts]:
     parts, units = [], 0
     for site in sites:
         parts.append(slice(units, units + site.units))
@@ -43,12 +66,15 @@ def add_up(
     for i, (site, part) in enumerate(zip(sites, parts, strict=True)):
         c = own.get(site.name)
         if c is not None:
-            steps = torch.stack([-c.first_fired, c.last_fired]).double()
-            rows = (c.fired, c.samples_fired, c.nonfinite, c.output, c.finite * c.mean)
-            totals[:, part] = torch.stack([row.double() for row in rows])
+            fired = c.kept("last_fired") >= 0
+            rows = [c.kept(name) for name in ("fired", "samples_fired", "nonfinite", "output")]
+            for total, row in zip(totals[:, part], (*rows, c.finite * c.mean), strict=True):
+                total.copy_(row)
             sizes[0, i], sizes[1, i] = c.inputs, c.samples
-            extremes[:2, part] = torch.stack([c.max, -c.min])
-            extremes[2:, part] = steps.masked_fill_(c.last_fired < 0, -torch.inf)
+            for most, row in zip(extremes[:2, part], (c.kept("max"), -c.kept("min")), strict=True):
+                most.copy_(row)
+            for step, row in zip(extremes[2:, part], (-c.kept("first_fired"), c.kept("last_fired")), strict=True):
+                step.copy_(row).masked_fill_(~fired, -torch.inf)
     all_reduce(sums, False)
     all_reduce(extremes, True)
     finite = torch.cat([sizes[1, i] - totals[2, part] for i, part in enumerate(parts)]) if parts else totals[0]
@@ -60,8 +86,8 @@ def add_up(
             squares[part] = c.m2 + c.finite * (c.mean - mean[part]).square()
     all_reduce(squares, False)
     never = extremes[3] < 0
-    first, last = (row.masked_fill(never, -1).long() for row in (-extremes[2], extremes[3]))
-    fired, samples_fired, nonfinite = totals[:3].long()
+    first, last = (row.masked_fill(never, -1) for row in (-extremes[2], extremes[3]))
+    fired, samples_fired, nonfinite, first, last = (_whole(row) for row in (*totals[:3], first, last))
     return {
         site.name: Counts(
             inputs=int(sizes[0, i]),
@@ -80,6 +106,10 @@ def add_up(
         for i, (site, part) in enumerate(zip(sites, parts, strict=True))
         if sizes[1, i] > 0
     }
+
+
+def _whole(row: Tensor) -> Tensor:
+    return row.int() if not len(row) or float(row.max()) <= MOST_IN_32_BITS else row.long()
 
 
 class Agreement:

@@ -5,13 +5,19 @@ A live `Watch` and a `Run` loaded from disk are both recordings, so all that rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch import Tensor
+
 from relume.census import Census, Counts, Phase, SiteCensus, Timeline
+from relume.census.site_census import mean_of
 from relume.errors import CensusMismatchError, EmptyCensusError, missing_extra
 from relume.sites import Site
 
@@ -20,6 +26,9 @@ if TYPE_CHECKING:
 
 PHASES: tuple[Phase, Phase] = ("train", "eval")
 PhaseCounts = Mapping[str, Counts]
+_SPAN = 2**20  # units, over windows and sites, that are worked on at once
+# Of one site: from 32,768 numbers on torch splits its work over threads, which takes longer than the work.
+_TOGETHER = 2**15 - 1
 
 
 @dataclass(frozen=True)
@@ -44,32 +53,78 @@ class Window:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def coarser(windows: list[Window]) -> list[Window]:
-    """Add up neighbours two by two, all but the latest window; counts stay exact, resolution halves."""
+@dataclass(frozen=True)
+class Held:
+    """Counts in memory, as a window's `counts` hands them out."""
 
-    def both(a: Window, b: Window) -> Window:
+    counts: PhaseCounts
+
+    def __call__(self) -> PhaseCounts:
+        return self.counts
+
+    @property
+    def nbytes(self) -> int:
+        return sum(counts.nbytes for counts in self.counts.values())
+
+
+def held(counts: PhaseCounts) -> Held:
+    return Held(counts)
+
+
+def in_memory(window: Window) -> int:
+    """Bytes of memory that a window's counts take; what is read from disk takes none."""
+    return sum(get.nbytes for get in window.counts.values() if isinstance(get, Held))
+
+
+# Some windows in a row, and for each site what was counted there: the places of windows among them, and their counts
+# as `Counts.stacked` makes them.
+Span = tuple[list[Window], Mapping[str, list[tuple[list[int], Counts]]]]
+
+
+def coarser(windows: list[Window]) -> list[Window]:
+    """Add up neighbours two by two, all but the latest window; counts stay exact, resolution halves. Windows that are
+    on disk stay as they are."""
+
+    def both(a: Window, b: Window) -> list[Window]:
+        if not in_memory(a) or not in_memory(b):
+            return [a, b]
         counts: dict[str, Callable[[], PhaseCounts]] = {}
         for phase in dict.fromkeys([*a.counts, *b.counts]):
             merged = dict(a.counts[phase]()) if phase in a.counts else {}
             for name, c in (b.counts[phase]() if phase in b.counts else {}).items():
                 merged[name] = merged[name].merge(c) if name in merged else c
             counts[phase] = held(merged)
-        return Window(
-            a.index, a.first_step, b.last_step, a.observed + b.observed, a.complete and b.complete, counts, b.settings
-        )
+        complete = a.complete and b.complete
+        return [Window(a.index, a.first_step, b.last_step, a.observed + b.observed, complete, counts, b.settings)]
 
     older, latest = windows[:-1], windows[-1:]
-    paired = [both(a, b) for a, b in zip(older[::2], older[1::2], strict=False)]
+    paired = [w for a, b in zip(older[::2], older[1::2], strict=False) for w in both(a, b)]
     return [*paired, *(older[-1:] if len(older) % 2 else []), *latest]
 
 
-def held(counts: PhaseCounts) -> Callable[[], PhaseCounts]:
-    """Counts in memory, as a window's `counts` hands them out."""
-    return partial(_same, counts)
+def latest(windows: list[Window]) -> list[Window]:
+    """For each phase the latest complete window and what came after it, and all that take no memory."""
+    kept: list[Window] = []
+    done: set[str] = set()
+    for window in reversed(windows):
+        counts = {p: get for p, get in window.counts.items() if p not in done or not isinstance(get, Held)}
+        if counts:
+            kept.append(replace(window, counts=counts))
+        if window.complete:
+            done |= set(window.counts)
+    return kept[::-1]
 
 
-def _same(counts: PhaseCounts) -> PhaseCounts:
-    return counts
+def give_back_memory() -> None:
+    """Let the system have what was freed. glibc keeps it, in gaps that none of torch's aligned arrays fit into."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def some_at_a_time(windows: int, units: int) -> list[slice]:
+    """So many windows of a site, in parts that are worked on quickest."""
+    size = max(1, _TOGETHER // max(units, 1))
+    return [slice(i, i + size) for i in range(0, windows, size)]
 
 
 class History(list[dict[str, Any]]):
@@ -180,16 +235,50 @@ class Recording:
             model=str(self.about.get("model", "")),
         )
 
+    def spans(self, windows: Sequence[Window], phase: Phase) -> Iterator[Span]:
+        """What was counted in some windows of this recording, many at a time: to work on all of them together."""
+        batch: list[Window] = []
+        found: dict[str, tuple[list[int], list[Counts]]] = {}
+        units = 0
+
+        def span() -> Span:
+            several: dict[str, list[tuple[list[int], Counts]]] = {}
+            for name, (places, counts) in found.items():
+                parts = some_at_a_time(len(places), counts[0].units)
+                several[name] = [(places[p], Counts.stacked(counts[p])) for p in parts]
+            return batch, several
+
+        for window in windows:
+            if units > _SPAN:
+                yield span()
+                batch, found, units = [], {}, 0
+            place = len(batch)
+            batch.append(window)
+            for name, counts in (window.counts[phase]() if phase in window.counts else {}).items():
+                places, several = found.setdefault(name, ([], []))
+                places.append(place)
+                several.append(counts)
+                units += counts.units
+        if batch:
+            yield span()
+
     def history(self) -> History:
         """One row per window, phase and reached site: how many units are dead, saturated, linear, dormant, unknown,
         with the inputs seen and the site's mean firing rate, pre-activation mean and deviation."""
-        rows = History()
-        for window in self._windows:
-            for phase in PHASES:
-                if phase in window.counts:
-                    census = self.census_of(window, phase)
-                    rows.extend(_row(window, phase, member) for member in census.sites if member.reached)
-        return rows
+        by_phase = [list(self._rows_of(phase)) for phase in PHASES]
+        return History(row for of_window in zip(*by_phase, strict=True) for rows in of_window for row in rows)
+
+    def _rows_of(self, phase: Phase) -> Iterator[list[dict[str, Any]]]:
+        """Rows of each window in turn."""
+        for windows, several in self.spans(self._windows, phase):
+            rows: list[list[dict[str, Any]]] = [[] for _ in windows]
+            for site in self.sites:
+                for places, counts in several.get(site.name, ()):
+                    members = SiteCensus(site, counts, self.min_inputs)
+                    for place, row in zip(places, _rows([windows[i] for i in places], phase, members), strict=True):
+                        if row["samples"] > 0:
+                            rows[place].append(row)
+            yield from rows
 
     def timeline(self, site: str) -> Timeline:
         """Births, deaths and revivals of a site's units in training (or evaluation, if the run never trained).
@@ -227,26 +316,34 @@ class Recording:
         return write_html(self, path, title=title)
 
 
-def _row(window: Window, phase: Phase, m: SiteCensus) -> dict[str, Any]:
-    tally = m.tally()
-    return {
-        "window": window.index,
-        "first_step": window.first_step,
-        "last_step": window.last_step,
-        "complete": window.complete,
-        "phase": phase,
-        "site": m.name,
-        "activation": m.site.activation,
-        "units": m.units,
-        "inputs": m.inputs,
-        "samples": m.samples,
-        "dead": int(m.dead.sum()),
-        "unknown": tally["unknown"],
-        "saturated": int(m.saturated.sum()),
-        "linear": int(m.linear.sum()),
-        "nonfinite": tally["non-finite"],
-        "dormant": int(m.dormant().sum()),
-        "firing_rate": float(m.firing_rate.mean()),
-        "mean": float(m.mean.nanmean()),
-        "std": float(m.std.nanmean()),
+def _rows(windows: Sequence[Window], phase: Phase, m: SiteCensus) -> list[dict[str, Any]]:
+    """History's rows of one site.
+
+    Args:
+        windows: at least one.
+        m: the site's census of all of them: its results have shape [windows, units].
+    """
+    figures: dict[str, Tensor] = {
+        "inputs": torch.as_tensor(m.inputs),
+        "samples": torch.as_tensor(m.samples),
+        "dead": m.dead.sum(-1),
+        "unknown": m.unknown.sum(-1),
+        "saturated": m.saturated.sum(-1),
+        "linear": m.linear.sum(-1),
+        "nonfinite": m.diverged.sum(-1),
+        "dormant": m.dormant().sum(-1),
+        "firing_rate": mean_of(m.firing_rate),
+        "mean": mean_of(m.mean),
+        "std": mean_of(m.std),
     }
+    keys = ("window", "first_step", "last_step", "complete", "phase", "site", "activation", "units", *figures)
+    values = zip(
+        [w.index for w in windows],
+        [w.first_step for w in windows],
+        [w.last_step for w in windows],
+        [w.complete for w in windows],
+        *map(repeat, (phase, m.name, m.site.activation, m.units)),
+        *(column.flatten().tolist() for column in figures.values()),
+        strict=False,  # some repeat for ever
+    )
+    return [dict(zip(keys, row, strict=True)) for row in values]

@@ -3,6 +3,7 @@
 WAL mode, one commit per window: kill -9 loses at most the window in progress. Only numbers, JSON and raw
 little-endian arrays are stored, never code, so opening a foreign file can fail but not harm. Every row carries a
 checksum of itself, and every window says how many rows of counts it has: a damaged file is refused, never misread.
+Counts are written and read site by site. Format 2 differs from format 1, which is still read, in how arrays are packed.
 What grows with the run (counts) is read when it is asked for; the timelines are kept as folded so far, a row per site.
 """
 
@@ -15,21 +16,23 @@ import sqlite3
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from relume.census import Timeline
+from relume.census import Counts, Phase, Timeline
 from relume.census.counts import ARRAYS
 from relume.errors import RunFileError
 from relume.sites import Site
-from relume.watch.packing import pack, pack_timeline, unpack, unpack_timeline, whole_number
-from relume.watch.recording import PHASES, PhaseCounts, Recording, Window
+from relume.watch.packing import head, pack, pack_timeline, unpack, unpack_several, unpack_timeline, whole_number
+from relume.watch.recording import PHASES, PhaseCounts, Recording, Span, Window, some_at_a_time
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION_ID = 0x72656C75  # "relu", in the SQLite header
 FILE_NAME = "run.sqlite"
+_BATCH = 96 * 2**20  # bytes of arrays that are read at once, where many windows are
 _PAGE = 16384  # bytes; several sites of a hundred units fit into one
 
 _ROWS = "rows"  # the entry of `about` that says how many rows each table has
@@ -69,6 +72,8 @@ _TABLES = {
 }  # fmt: skip
 
 
+_ONE_WINDOW = "SELECT site, inputs, samples, units, arrays, checksum FROM counts WHERE number = ? AND phase = ?"
+
 # All but most of the file, which is held against the windows' own tallies when it is read.
 _SMALL = [table for table in _TABLES if table != "counts"]
 
@@ -86,10 +91,14 @@ def _log(path: Path) -> Path:
 
 def checksum(row: Sequence[Any]) -> int:
     """Of a row's values, in order: whole numbers, floats, strings, bytes."""
-    total = 0
+    total, pending = 0, ""
     for value in row:
-        total = zlib.crc32(value if isinstance(value, bytes) else repr(value).encode(), zlib.crc32(b",", total))
-    return total
+        pending += ","
+        if isinstance(value, bytes):
+            total, pending = zlib.crc32(value, zlib.crc32(pending.encode(), total)), ""
+        else:
+            pending += repr(value)
+    return zlib.crc32(pending.encode(), total)
 
 
 class Writer:
@@ -233,6 +242,14 @@ class Writer:
                 ((window.index, phase, n, c.inputs, c.samples, c.units, pack(c)) for n, c in sorted(counts.items())),
             )
 
+    def stored(self, window: Window) -> Window:
+        """A window that was written, its counts read from the file each time they are asked for."""
+        counts: dict[str, Any] = {}
+        for phase, get in window.counts.items():
+            units = {name: c.units for name, c in get().items()}
+            counts[phase] = partial(_read_again, self.path, units, window.index, phase)
+        return replace(window, counts=counts)
+
     def _put_timelines(self, window: Window, timelines: Mapping[str, Timeline]) -> None:
         counted = window.counts["train"]() if "train" in window.counts else {}
         folded = sorted(timelines.keys() & counted.keys())
@@ -249,6 +266,22 @@ class Writer:
         if os.getpid() == self._process:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
+
+
+_Found = tuple[int, int, int, bytes]  # place of the window, inputs, samples, arrays
+
+
+@dataclass(frozen=True)
+class _OnDisk:
+    """Counts of a window that are read when they are asked for."""
+
+    read: Callable[[int, str, int], PhaseCounts]
+    number: int
+    phase: str
+    expected: int  # sites
+
+    def __call__(self) -> PhaseCounts:
+        return self.read(self.number, self.phase, self.expected)
 
 
 class Run(Recording):
@@ -299,7 +332,7 @@ class Run(Recording):
             raise RunFileError(
                 f"{self.path} has format {version}; this relume reads up to {FORMAT}: upgrade relume to read it"
             )
-        if version != FORMAT:
+        if version < 1:
             raise RunFileError(f"{self.path} is damaged: format {version} never was")
 
     def _read(self) -> None:
@@ -329,7 +362,7 @@ class Run(Recording):
             if number != len(self._windows):
                 raise ValueError(f"window {len(self._windows)} is missing")
             counts = {
-                phase: partial(self._counts, number, phase, whole_number(n))
+                phase: _OnDisk(self._counts, number, phase, whole_number(n))
                 for phase, n in json.loads(rows).items()
                 if phase in PHASES
             }
@@ -365,29 +398,109 @@ class Run(Recording):
     timeline.__doc__ = Recording.timeline.__doc__
 
     def _rows(self, table: str, where: str = "", *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Rows in order, each held against its checksum.
-
-        Raises:
-            ValueError: a row is not what was written.
-        """
-        order = _TABLES[table][0][0].partition(" ")[0]
-        for *row, found in self._db.execute(f"SELECT * FROM {table} {where} ORDER BY {order}", values):
-            if checksum(row) != found:
-                raise ValueError(f"a row of {table} is not what was written")
-            yield tuple(row)
+        return _checked_rows(self._db, table, where, *values)
 
     def _counts(self, number: int, phase: str, expected: int) -> PhaseCounts:
+        units = {name: site.units for name, site in self._sites.items()}
+        return _read_counts(self._db, self.path, units, number, phase, expected)
+
+    def spans(self, windows: Sequence[Window], phase: Phase) -> Iterator[Span]:
+        """As of any recording, but read so that a row takes a few microseconds."""
+        batch: list[Window] = []
+        size = 0
+        found: dict[tuple[str, bytes], list[_Found]] = {}
+        for window in windows:
+            if size > _BATCH:
+                yield batch, self._several(batch, found)
+                batch, size, found = [], 0, {}
+            place = len(batch)
+            batch.append(window)
+            get = window.counts.get(phase)
+            if isinstance(get, _OnDisk):
+                try:
+                    size += self._gather(get, place, found)
+                except _DAMAGE as error:
+                    raise self._unreadable(get.number, get.number, error) from error
+        if batch:
+            yield batch, self._several(batch, found)
+
+    def _gather(
+        self, get: _OnDisk, place: int, found: dict[tuple[str, bytes], list[tuple[int, int, int, bytes]]]
+    ) -> int:
+        """Read a window's rows, each held against its checksum as `_checked_rows` does; returns their bytes."""
+        rows = self._db.execute(_ONE_WINDOW, (get.number, get.phase)).fetchall()
+        if len(rows) != get.expected:
+            raise ValueError(f"{len(rows)} sites of {get.expected}")
+        begun = zlib.crc32(f",{get.number!r},{get.phase!r}".encode())
+        size = 0
+        for site, inputs, samples, units, arrays, told in rows:
+            ahead = f",{site!r},{inputs!r},{samples!r},{units!r},".encode()
+            if zlib.crc32(arrays, zlib.crc32(ahead, begun)) != told:
+                raise ValueError("a row of counts is not what was written")
+            key, row = (site, head(arrays)), (place, inputs, samples, arrays)
+            if key in found:
+                found[key].append(row)
+            else:
+                found[key] = [row]
+            size += len(arrays)
+        return size
+
+    def _several(
+        self, batch: Sequence[Window], found: Mapping[tuple[str, bytes], list[_Found]]
+    ) -> Mapping[str, list[tuple[list[int], Counts]]]:
+        several: dict[str, list[tuple[list[int], Counts]]] = {}
         try:
-            rows = self._rows("counts", "WHERE number = ? AND phase = ?", number, phase)
-            found = {
-                site: unpack(self._sites[site].units, inputs, samples, arrays)
-                for _, _, site, inputs, samples, units, arrays in rows
-            }
-            if len(found) != expected:
-                raise ValueError(f"{len(found)} sites of {expected}")
+            for (name, _), rows in found.items():
+                units = self._sites[name].units
+                for part in some_at_a_time(len(rows), units):
+                    places, inputs, samples, blobs = zip(*rows[part], strict=True)
+                    counts = unpack_several(units, inputs, samples, blobs)
+                    several.setdefault(name, []).append((list(places), counts))
         except _DAMAGE as error:
-            raise RunFileError(f"{self.path}: the counts of window {number} can't be read: {error}") from error
-        return found
+            raise self._unreadable(batch[0].index, batch[-1].index, error) from error
+        return several
+
+    def _unreadable(self, first: int, last: int, error: BaseException) -> RunFileError:
+        which = f"window {first}" if first == last else f"a window from {first} to {last}"
+        return RunFileError(f"{self.path}: the counts of {which} can't be read: {error}")
+
+
+def _checked_rows(db: sqlite3.Connection, table: str, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """Rows in order, each held against its checksum.
+
+    Raises:
+        ValueError: a row is not what was written.
+    """
+    order = _TABLES[table][0][0].partition(" ")[0]
+    for row in db.execute(f"SELECT * FROM {table} {where} ORDER BY {order}", values):
+        if checksum(row[:-1]) != row[-1]:
+            raise ValueError(f"a row of {table} is not what was written")
+        yield row[:-1]
+
+
+def _read_counts(
+    db: sqlite3.Connection, path: Path, units: Mapping[str, int], number: int, phase: str, expected: int
+) -> PhaseCounts:
+    try:
+        rows = _checked_rows(db, "counts", "WHERE number = ? AND phase = ?", number, phase)
+        found = {site: unpack(units[site], inputs, samples, arrays) for _, _, site, inputs, samples, _, arrays in rows}
+        if len(found) != expected:
+            raise ValueError(f"{len(found)} sites of {expected}")
+    except _DAMAGE as error:
+        raise RunFileError(f"{path}: the counts of window {number} can't be read: {error}") from error
+    return found
+
+
+def _read_again(path: Path, units: Mapping[str, int], number: int, phase: str) -> PhaseCounts:
+    """Counts that a watch has written and let go of."""
+    try:
+        db = _open(path)
+    except (sqlite3.Error, OSError) as error:
+        raise RunFileError(f"{path}: the counts of window {number} can't be read: {error}") from error
+    try:
+        return _read_counts(db, path, units, number, phase, len(units))
+    finally:
+        db.close()
 
 
 def _open(path: Path) -> sqlite3.Connection:

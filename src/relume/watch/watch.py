@@ -33,10 +33,10 @@ from relume.errors import RelumeError, RelumeWarning
 from relume.sites import Found, Site, Tracker, transforms
 from relume.watch import arguments, compiled
 from relume.watch.calls import Calls, Hook, alive
-from relume.watch.meters import BYTES_PER_UNIT, Meter, collect
+from relume.watch.meters import Meter, collect
 from relume.watch.pace import Pace
 from relume.watch.probe import Probe
-from relume.watch.recording import Recording, Window, coarser, held
+from relume.watch.recording import Recording, Window, coarser, give_back_memory, held, in_memory, latest
 from relume.watch.store import Writer
 from relume.watch.sync import Ranks, on_this_rank, ranks_of, replicated, tensor_parallel
 
@@ -85,6 +85,8 @@ class Watch(Recording):
         self._entered = False
         self._on_window = on_window
         self._optimizers = arguments.optimizers(model, optimizer)
+        # Is each training forward a step? Without an optimizer, and where compiled code hides its steps.
+        self._by_passes = not self._optimizers
         self._tracker = Tracker(
             self.model,
             self._meter,
@@ -98,7 +100,7 @@ class Watch(Recording):
         self._calls = Calls()
         self._probe = Probe(self._tracker, self._seen)
         self._doors = compiled.Doors(self._before_forward, self._after_forward)
-        self._meters: dict[tuple[Any, Phase], Meter] = {}
+        self._meters: dict[tuple[int, Phase], Meter] = {}  # by the number of the site
         self._phase: Phase = "train"
         self._timelines: dict[str, Timeline] = {}
         self._window_start = 0
@@ -111,7 +113,7 @@ class Watch(Recording):
         self._new_scalars: list[tuple[int, str, float]] = []
         self._told_no_sites = False
         self._told_blind = False
-        self._steps_hidden = False  # in compiled code
+        self._taken: Any = None  # what the tracker had found when its sites were last taken over
         self.about = self._describe()
         self._ranks = self._find_ranks(called, sync)
         writes = save is not None and (self._ranks is None or self._ranks.first)
@@ -166,11 +168,22 @@ class Watch(Recording):
             _unfinished.add(self)
 
     def _hang_on_model(self) -> None:
-        model = self.model
-        self._hooks = [
-            model.register_forward_pre_hook(Hook(self._before_forward, self._compiling), with_kwargs=True),
-            model.register_forward_hook(Hook(self._after_forward), with_kwargs=True, always_call=True),
-        ]
+        hook = Hook(self._before_forward, self._compiling)
+        self._hooks = [self.model.register_forward_pre_hook(hook, with_kwargs=True)]
+        if self._by_passes:
+            self._hear_the_end()
+
+    def _hear_the_end(self) -> None:
+        """Hear of the end of the model's pass, too: a hook that costs time, so it is there only while needed."""
+        with self._lock:
+            if len(self._hooks) == 1:
+                hook = Hook(self._after_forward)
+                self._hooks.append(self.model.register_forward_hook(hook, with_kwargs=True, always_call=True))
+
+    def _heard_the_end(self) -> None:
+        with self._lock:
+            if len(self._hooks) == 2 and not self._by_passes and not self._calls.running:
+                self._hooks.pop().remove()
 
     def _detach(self) -> None:
         """Take the hooks off; the last one only when no other thread needs it to end the pass it is in."""
@@ -243,7 +256,7 @@ class Watch(Recording):
             and self.step != self._seen_step
             and not calls.running
             and module.training
-            and not self._doors
+            and not self._doors.opened
             and not self._by_passes
             and torch.is_grad_enabled()
         ):
@@ -253,6 +266,8 @@ class Watch(Recording):
             return
         self._end_interrupted()
         call = self._calls.begin(module, sys._getframe(2))
+        if call is not None and module is self.model and module not in self._doors:
+            self._hear_the_end()
         if call is not None and module in self._doors and not self._traced:
             # Compiled code that was made without relume's hooks would be made anew with them.
             for handle in self._hooks:
@@ -313,6 +328,7 @@ class Watch(Recording):
             error, self._probe.failure = self._probe.failure, None
             self._tracker.trouble("looking at a forward pass aside", error)
             self._take_notes()
+        self._heard_the_end()
         if self.closed:
             self._detach()
         elif self._by_passes and call.training and not call.recomputed and not failed:
@@ -387,19 +403,16 @@ class Watch(Recording):
 
     def _compiling_step(self) -> None:
         """A step of the optimizer is being compiled, which hides those that follow."""
-        if self.closed or self._steps_hidden:
+        if self.closed or self._by_passes:
             return
         with self._guarded("looking at a step that is being compiled"):
             call = compiled.now_compiling()
             if call is not None:
-                self._steps_hidden = True
+                self._by_passes = True
+                if self._hooks:
+                    self._hear_the_end()
                 self._step_done()
                 self._blind(call, "from now on each training forward counts as a step, in place of the optimizer's")
-
-    @property
-    def _by_passes(self) -> bool:
-        """Is each training forward a step?"""
-        return self._steps_hidden or not self._optimizers
 
     def _blind(self, call: compiled.Compiling, what: str) -> None:
         self._told_blind = True
@@ -413,8 +426,10 @@ class Watch(Recording):
 
     def _end_interrupted(self) -> None:
         """An interrupt may have left this thread's last pass half done; what was seen of it stands."""
-        if self._calls.left_behind() and self._tracker.here():
-            self._tracker.end()
+        if self._calls.left_behind():
+            self._heard_the_end()
+            if self._tracker.here():
+                self._tracker.end()
 
     def _step_done(self) -> None:
         if self._pace is not None:
@@ -434,12 +449,12 @@ class Watch(Recording):
         if x.is_meta:
             self._tracker.note("tensors on the meta device hold no numbers: nothing is counted there")
             return None
-        whole = on_this_rank(x)
+        whole = x if type(x) is Tensor else on_this_rank(x)
         if whole is None:
             self._tracker.note(f"'{found.site.name}' is a DTensor, spread over ranks: relume doesn't count those")
             return None
         with self._lock:
-            key = (found.key, self._phase)
+            key = (found.number, self._phase)
             meter = self._meters.get(key)
             if meter is None:
                 meter = self._meters[key] = Meter(found.plan.n_units, x.device)
@@ -448,12 +463,15 @@ class Watch(Recording):
     # Windows
 
     def _take_sites(self) -> None:
+        if self._ranks is None and self._taken == self._tracker.news:
+            return
+        self._taken = self._tracker.news
         if self._ranks is None or not self._ranks.agreed:
             self._sites |= {site.name: site for site in self._own_sites()}
         self._take_notes()
 
     def _own_sites(self) -> list[Site]:
-        return [site for site in self._tracker.sites() if self._tracker._wanted(site.name)]
+        return [site for site in self._tracker.sites() if self._tracker.wanted(site.name)]
 
     def _take_notes(self) -> None:
         self.notes = list(dict.fromkeys([*self.notes, *self._tracker.notes]))
@@ -465,7 +483,7 @@ class Watch(Recording):
             used = [(key, phase, m) for (key, phase), m in self._meters.items() if m.samples]
             if not used:
                 return None
-            names = {key: found.site.name for key, found in self._tracker.found.items()}
+            names = {found.number: found.site.name for found in self._tracker.found.values()}
             by_phase: dict[Phase, dict[str, Counts]] = {}
             for (key, phase, _), counts in zip(used, collect([m for _, _, m in used], reset=reset), strict=True):
                 if key in names:
@@ -519,10 +537,26 @@ class Watch(Recording):
 
     def _keep(self, window: Window) -> None:
         self._windows.append(window)
-        self._kept_bytes += _bytes(window)
-        if self._kept_bytes > MEMORY_LIMIT or len(self._windows) > WINDOWS_LIMIT:
+        self._kept_bytes += in_memory(window)
+        if self._kept_bytes <= MEMORY_LIMIT and len(self._windows) <= WINDOWS_LIMIT:
+            return
+        if not any(in_memory(w) > MEMORY_LIMIT for w in self._windows):
             self._windows = coarser(self._windows)
-            self._kept_bytes = sum(map(_bytes, self._windows))
+        elif self._writer is None:  # else it is let go of when it is written
+            self._windows = latest(self._windows)
+            self._tidy()
+            self._tracker.note(
+                f"counts of a window take more than {MEMORY_LIMIT // 2**20} MiB, so only the latest is kept in memory; "
+                'with save="FOLDER" all are kept on disk'
+            )
+            self._take_notes()
+        self._kept_bytes = sum(map(in_memory, self._windows))
+
+    def _tidy(self) -> None:
+        """After a large window: keep memory from being broken up by states made among the tensors of a pass."""
+        give_back_memory()
+        for meter in () if self.closed else self._meters.values():
+            meter.renew()
 
     def _save(self, window: Window | None, about: Mapping[str, Any] | None = None) -> None:
         """A disk that fails must not end the training: it is said once, and recording goes on in memory."""
@@ -531,6 +565,10 @@ class Watch(Recording):
         try:
             scalars, self._new_scalars = self._new_scalars, []
             self._writer.write(window, self.sites, scalars, self.notes, about, self._timelines)
+            if window is not None and in_memory(window) > MEMORY_LIMIT:
+                self._windows[-1] = self._writer.stored(window)
+                self._kept_bytes = sum(map(in_memory, self._windows))
+                self._tidy()
         except (sqlite3.Error, OSError) as error:
             path = self._writer.path
             self._stop_saving()
@@ -579,8 +617,9 @@ class Watch(Recording):
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of counting state now on the model's devices: 88 per unit and phase."""
-        return sum(BYTES_PER_UNIT * m.state.shape[1] for m in self._meters.values())
+        """Bytes of counting state on the model's devices while a window is counted: 48 to 56 per unit and phase for
+        float32 activations."""
+        return sum(meter.state_bytes for meter in self._meters.values())
 
 
 # Watches with a run file, or of several processes, that a program may leave without closing.
@@ -593,10 +632,6 @@ def _finish_all() -> None:
     for unfinished in list(_unfinished):
         with contextlib.suppress(Exception):
             unfinished._finish("finished" if uncaught is None else f"failed: {uncaught.__name__}")
-
-
-def _bytes(window: Window) -> int:
-    return sum(80 * counts.units for get in window.counts.values() for counts in get().values())
 
 
 def watch(
