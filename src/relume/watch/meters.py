@@ -152,7 +152,7 @@ class Meter:
         run = kernels.prepared(seen, how, state)
         if run is None:
             return None
-        output = _counted_already if activation.is_relu else self._output(plan, activation, None, seen.is_cpu)
+        output = counted_already if activation.is_relu else self._output(plan, activation, None, seen.is_cpu)
         room = math.inf if state.wide_counts else ROOM - plan.n_samples
         return _Ready(x.dtype, x.device, tuple(x.shape), x.stride(), room, plan, activation, run, output)
 
@@ -250,7 +250,7 @@ def _add(row: Tensor, value: Tensor | int) -> None:
     row.add_(value.reshape(-1).to(row) if isinstance(value, Tensor) else value)
 
 
-def _counted_already(y: Tensor) -> None:
+def counted_already(y: Tensor) -> None:
     """The output of a ReLU whose pre-activation went through a kernel."""
 
 

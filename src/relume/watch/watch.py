@@ -33,7 +33,7 @@ from relume.errors import RelumeError, RelumeWarning
 from relume.sites import Found, Site, Tracker, transforms
 from relume.watch import arguments, compiled
 from relume.watch.calls import Calls, Hook, alive
-from relume.watch.meters import Meter, collect
+from relume.watch.meters import Meter, collect, counted_already
 from relume.watch.pace import Pace
 from relume.watch.probe import Probe
 from relume.watch.recording import Recording, Window, coarser, give_back_memory, held, in_memory, latest
@@ -458,7 +458,8 @@ class Watch(Recording):
             meter = self._meters.get(key)
             if meter is None:
                 meter = self._meters[key] = Meter(found.plan.n_units, x.device)
-            return meter.observe(whole, found.plan, found.activation, self.step)
+            output = meter.observe(whole, found.plan, found.activation, self.step)
+            return None if output is counted_already else output
 
     # Windows
 
