@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Any
 from relume._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from relume import functional as functional
+    from relume import init as init
+    from relume import nn as nn
     from relume.activations import register_activation as register_activation
+    from relume.activations.drelu import backend as backend
     from relume.census import Census as Census
     from relume.census import SiteCensus as SiteCensus
     from relume.census import Timeline as Timeline
     from relume.errors import RelumeError as RelumeError
     from relume.errors import RelumeWarning as RelumeWarning
     from relume.sites import Site as Site
+    from relume.treat.convert import Conversion as Conversion
+    from relume.treat.convert import convert as convert
     from relume.watch import Run as Run
     from relume.watch import Watch as Watch
     from relume.watch import census as census
@@ -31,18 +37,23 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "register_activation": "relume.activations",
+    "backend": "relume.activations.drelu",
     "Census": "relume.census",
     "SiteCensus": "relume.census",
     "Timeline": "relume.census",
     "RelumeError": "relume.errors",
     "RelumeWarning": "relume.errors",
     "Site": "relume.sites",
+    "Conversion": "relume.treat.convert",
+    "convert": "relume.treat.convert",
     "Run": "relume.watch",
     "Watch": "relume.watch",
     "census": "relume.watch",
     "load": "relume.watch",
     "watch": "relume.watch",
 }
+# Folders whose names are used through them: `relume.init.lsuv_(model, batches)`.
+_PARTS = ("functional", "init", "nn")
 __all__ = ["__version__", *_HOMES]
 
 
@@ -64,7 +75,13 @@ class _Relume(types.ModuleType):
     """This module, with names that are looked up where they live."""
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_HOMES})
+        return sorted({*super().__dir__(), *_HOMES, *_PARTS})
+
+    def __getattr__(self, name: str) -> types.ModuleType:
+        """Asked for what has not been imported yet."""
+        if name in _PARTS:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 for _name, _home in _HOMES.items():

@@ -1,0 +1,1 @@
+"""Treatments: changes made to a live model while it trains."""
