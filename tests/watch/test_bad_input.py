@@ -323,7 +323,8 @@ def test_whole_numbers_are_asked_for_by_name(name, value):
     model = net()
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1(| or 'auto'), not {value!r}"):
         relume.watch(model, **{name: value})
-    assert not (model._forward_hooks or model._forward_pre_hooks)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
     if name == "min_inputs":
         with pytest.raises(ValueError, match=name):
             relume.census(model, [torch.randn(3, 2)], min_inputs=value)
@@ -345,7 +346,8 @@ def test_wrong_types_are_named_before_anything_happens(given, says):
     for use in (lambda: relume.watch(model, **given), lambda: relume.census(model, [torch.randn(3, 2)], **given)):
         with pytest.raises(TypeError, match=says):
             use()
-    assert not (model._forward_hooks or model._forward_pre_hooks)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
 
 
 def test_what_is_no_module_optimizer_or_callback_is_refused():

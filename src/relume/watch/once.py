@@ -56,6 +56,7 @@ def census(
 
     Source: dead as in Lu et al. 2019, section 2; bound by Clopper and Pearson 1934.
 
+    >>> import torch
     >>> census(nn.Sequential(nn.Linear(2, 4), nn.ReLU()), [torch.randn(512, 2)])["1"].dead.shape
     torch.Size([4])
     """
