@@ -257,9 +257,14 @@ template <typename T> struct Constants {
     Constants(const Plan& p, const T* taus, int64_t n_taus, const T* alphas, int64_t n_alphas) {
         const int64_t n = p.channels;
         for (auto* column : {&tau, &minus_per_tau, &alpha, &rest}) column->resize(n + LANES<T>, T(1));
+        for (int64_t c = 0, k = 0; c < n; ++k) {  // of true channel k
+            const T t = taus[n_taus > 1 ? k : 0], a = alphas[n_alphas > 1 ? k : 0];
+            for (const int64_t end = c + p.fold; c < end; ++c) {
+                tau[c] = t;
+                alpha[c] = a;
+            }
+        }
         for (int64_t c = 0; c < n; ++c) {
-            tau[c] = taus[n_taus > 1 ? c / p.fold : 0];
-            alpha[c] = alphas[n_alphas > 1 ? c / p.fold : 0];
             minus_per_tau[c] = -1 / tau[c];
             rest[c] = 1 - alpha[c];
         }
@@ -305,12 +310,20 @@ struct Sums {
     // Adds up threads, and the positions of a true channel, into out[0] and out[1].
     void collect(const Plan& p, double* out) const {
         const int64_t n = channels / p.fold;
-        for (int64_t c = 0; c < n; ++c) out[c] = out[n + c] = 0;
-        for (int t = 0; t < p.threads; ++t)
-            for (int64_t c = 0; c < channels; ++c) {
-                out[c / p.fold] += first[t * channels + c];
-                out[n + c / p.fold] += second[t * channels + c];
+        for (int64_t c = 0; c < 2 * n; ++c) out[c] = 0;
+        for (int t = 0; t < p.threads; ++t) {
+            const double *a = &first[t * channels], *b = &second[t * channels];
+            if (p.fold == 1) {
+                for (int64_t c = 0; c < n; ++c) out[c] += a[c];
+                for (int64_t c = 0; c < n; ++c) out[n + c] += b[c];
+            } else {
+                for (int64_t c = 0; c < n; ++c)
+                    for (int64_t k = c * p.fold; k < (c + 1) * p.fold; ++k) {
+                        out[c] += a[k];
+                        out[n + c] += b[k];
+                    }
             }
+        }
     }
 };
 
@@ -356,7 +369,7 @@ struct Pass {
     }
     // Some rows at a time: with sums, which wait in T until the last row, more, so that they are loaded less often.
     void rows(int64_t i, int64_t n, int64_t c, int64_t rows, int t) {
-        constexpr int64_t ROWS = Derived::SUMS ? 8 : 2;
+        constexpr int64_t ROWS = Derived::SUMS ? 16 : 2;
         std::vector<T> a(Derived::SUMS ? n + ONE : 0), b(a.size());
         for (int64_t r = 0; r < rows; r += ROWS, i += ROWS * p.channels) {
             const int64_t count = std::min<int64_t>(ROWS, rows - r);
