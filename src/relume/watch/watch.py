@@ -34,6 +34,7 @@ from relume.sites import Found, Site, Tracker, transforms
 from relume.watch import arguments, compiled
 from relume.watch.calls import Calls, Hook, alive
 from relume.watch.meters import Meter, collect, counted_already
+from relume.watch.observer import Observer
 from relume.watch.pace import Pace
 from relume.watch.probe import Probe
 from relume.watch.recording import Recording, Window, coarser, give_back_memory, held, in_memory, latest
@@ -99,6 +100,7 @@ class Watch(Recording):
         self._lock = threading.RLock()
         self._calls = Calls()
         self._probe = Probe(self._tracker, self._seen)
+        self.observers: list[Observer] = []  # of training passes, beside the meters
         self._doors = compiled.Doors(self._before_forward, self._after_forward)
         self._meters: dict[tuple[int, Phase], Meter] = {}  # by the number of the site
         self._phase: Phase = "train"
@@ -196,6 +198,8 @@ class Watch(Recording):
             if not elsewhere:
                 self._doors.close()
                 self._tracker.end()
+                for observer in self.observers:
+                    observer.end()
 
     def __enter__(self) -> Watch:
         if self.closed or self._entered:
@@ -303,6 +307,8 @@ class Watch(Recording):
                 return
             self._phase = "train" if training else "eval"
             with self._guarded("looking at a forward pass aside" if aside else "starting to look at a forward pass"):
+                for observer in self.observers if training else ():
+                    observer.begin(self.step)
                 if aside:
                     self._probe.run(module, args, kwargs)
                 else:
@@ -339,6 +345,8 @@ class Watch(Recording):
         tracker = self._tracker
         empty = tracker.flow.inputs == 0
         tracker.end(output)
+        for observer in self.observers:
+            observer.end()
         if tracker.restarted:
             with self._lock:
                 tracker.forget()
@@ -432,6 +440,10 @@ class Watch(Recording):
                 self._tracker.end()
 
     def _step_done(self) -> None:
+        if self.observers and self.step == self._seen_step:
+            with self._guarded("looking at an optimizer's step"):
+                for observer in self.observers:
+                    observer.stepped(self.step)
         if self._pace is not None:
             self._pace.step(observed=self.step == self._seen_step)
         self.step += 1
@@ -454,6 +466,9 @@ class Watch(Recording):
             self._tracker.note(f"'{found.site.name}' is a DTensor, spread over ranks: relume doesn't count those")
             return None
         with self._lock:
+            if self._phase == "train":
+                for observer in self.observers:
+                    observer.see(found.site, whole, found.plan)
             key = (found.number, self._phase)
             meter = self._meters.get(key)
             if meter is None:
@@ -516,6 +531,8 @@ class Watch(Recording):
             with self._guarded("adding up a window"):
                 self._fold(window)
                 self._keep(window)
+                for observer in self.observers:
+                    observer.window(self, window)
         if window is not None or self._new_scalars:
             self._save(window)
         if window is not None and self._on_window is not None:
@@ -615,6 +632,11 @@ class Watch(Recording):
             self.scalars.append(row)
             if self._writer is not None:
                 self._new_scalars.append(row)
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those it was given."""
+        return self._optimizers
 
     @property
     def state_bytes(self) -> int:
