@@ -59,10 +59,11 @@ class Timeline:
         """
         kept, counts = self.__dict__, window.counts
         last, before = kept["last_fired"], self.dead
-        newly = window.dead & ~before
         fired = counts.kept("fired") > 0
         back = fired & before
-        if newly.any():
+        # Whatever fires is not dead: as a rule that is all of them, and no more need be worked out.
+        newly = None if bool(fired.all()) else window.dead & ~before
+        if newly is not None and newly.any():
             self.born_dead = self.born_dead | (newly & (last < 0))
             self.died_at = torch.where(newly, last, kept["died_at"])
             self.deaths = kept["deaths"] + newly
