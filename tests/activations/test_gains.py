@@ -100,10 +100,18 @@ def test_torchs_gain_differs_where_it_is_a_convention() -> None:
 
 @given(st.floats(-3, 3), st.floats(-2, 2), st.floats(-2, 2))
 @example(1.00001, 0.0, 1.0)  # between a panel's end and its first node
+@example(1.0, 5e-324, 0.0)  # so small that halves never agree
+@example(-0.5, 0.0, 2.2e-311)
 @settings(deadline=None)
 def test_a_kink_and_a_jump_that_nobody_announced_are_found(at: float, low: float, high: float) -> None:
     (found,) = normal_mean(lambda x: torch.where(x < at, low, high * x)[None])
     assert found == pytest.approx(low * cdf(at) + high * pdf(at), abs=1e-10)
+
+
+def test_a_function_that_is_rough_everywhere_ends_in_a_number() -> None:
+    noise = torch.Generator().manual_seed(0)
+    (found,) = normal_mean(lambda x: torch.rand((1, len(x)), generator=noise, dtype=torch.float64))
+    assert found == pytest.approx(0.5, abs=0.05)
 
 
 @given(st.floats(0.01, 100))
