@@ -39,12 +39,12 @@ def activation(name: str, **parameters: Any) -> Activation:
     written = re.fullmatch(r"([^()]*)\(([^()]*)\)\s*", name)
     positional: list[Any] = []
     if written:
-        name, positional, named = written[1], *_arguments(written[2], name)
+        name, positional, named = written[1], *arguments_in(written[2], name)
         parameters = {**named, **parameters}
-    key = _plain(name)
+    key = plain_name(name)
     factory = _factories().get(key)
     if factory is None:
-        own = next((a for a in registered() if _plain(a.name) == key), None)
+        own = next((a for a in registered() if plain_name(a.name) == key), None)
         if own is None:
             raise UnknownActivationError(_unknown(name))
         if positional or parameters:
@@ -133,7 +133,8 @@ def _mean(value: Tensor | float) -> float:
     return float(value.detach().double().mean()) if isinstance(value, Tensor) else value
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without hyphens, underscores, spaces and case: "LeakyReLU" and "leaky-relu" are one."""
     return re.sub(r"[-_\s]", "", name).casefold()
 
 
@@ -144,23 +145,23 @@ def _required(factory: Callable[..., Activation]) -> bool:
 @functools.cache
 def _factories() -> dict[str, Callable[..., Activation]]:
     """By plain name and alias."""
-    found = {_plain(name): factory for name, factory in of.FACTORIES.items()}
+    found = {plain_name(name): factory for name, factory in of.FACTORIES.items()}
     for factory in of.FACTORIES.values():
         if not _required(factory):
             for alias in factory().aliases:
-                found.setdefault(_plain(alias), factory)
+                found.setdefault(plain_name(alias), factory)
     return found
 
 
 def _unknown(name: str) -> str:
     names = [*of.FACTORIES, *(alias for a in all_activations() for alias in a.aliases), *(a.name for a in registered())]
-    by_plain = {_plain(n): n for n in names}
-    close = [by_plain[p] for p in difflib.get_close_matches(_plain(name), by_plain, 3, 0.6)]
+    by_plain = {plain_name(n): n for n in names}
+    close = [by_plain[p] for p in difflib.get_close_matches(plain_name(name), by_plain, 3, 0.6)]
     hint = f"close to it: {', '.join(close)}" if close else "`relume activations` lists them"
     return f"no activation is called {name.strip()!r}; {hint}"
 
 
-def _arguments(text: str, whole: str) -> tuple[list[Any], dict[str, Any]]:
+def arguments_in(text: str, whole: str) -> tuple[list[Any], dict[str, Any]]:
     """What stands in the brackets of "leaky_relu(0.2)"."""
     positional: list[Any] = []
     named: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from relume.census.site_census import DORMANT_TAU, NUMBERS, SiteCensus
-from relume.census.table import WIDTH, table
+from relume.census.table import plain_text, table
 from relume.errors import CensusMismatchError, missing_extra
 
 if TYPE_CHECKING:
@@ -183,9 +181,7 @@ class Census(Mapping[str, SiteCensus]):
         return table(self)
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=WIDTH, color_system=None, legacy_windows=False).print(table(self))
-        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+        return plain_text(table(self))
 
     def __repr__(self) -> str:
         return f"Census({len(self.sites)} sites, {self.dead} of {self.units} units dead, {self.phase})"

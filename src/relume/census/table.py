@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,13 @@ _GAP = 2  # between columns
 _ACTIVATION, _ALSO_WIDTH = 12, 18  # what is longer is cut
 _COLUMNS = ("units", "dead", "fires on", "p fires <")
 _ALSO = ("non-finite", "unknown", "stuck-at-top", "saturated", "linear")
+
+
+def plain_text(shown: Table) -> str:
+    """A table without colours, `WIDTH` columns wide."""
+    text = io.StringIO()
+    Console(file=text, width=WIDTH, color_system=None, legacy_windows=False).print(shown)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def percent(share: float) -> str:

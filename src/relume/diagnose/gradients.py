@@ -12,8 +12,6 @@ from relume.diagnose.wording import gradient_sentence
 
 # Gradient per weight at the layer nearest to the input, divided by the largest of any layer.
 VANISHED, EXPLODED = 1e-3, 1e3
-# How many times its median a gradient grows to when it explodes.
-GROWTH = 1e3
 LAYERS = 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -11,13 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
 from relume.census import Phase, SiteCensus
-from relume.census.table import WIDTH, cut, percent
+from relume.census.table import WIDTH, cut, percent, plain_text
 from relume.errors import RelumeError
 from relume.init.advice import advice
 from relume.init.born_dead import BornDead, born_dead_probability
@@ -162,9 +160,7 @@ class Prediction:
         return table
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=WIDTH, color_system=None, legacy_windows=False).print(self.__rich__())
-        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+        return plain_text(self.__rich__())
 
     def __repr__(self) -> str:
         return f"Prediction({self.model}, {len(self.sites)} sites, {self.dead} of {self.units} units dead)"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relume.census.table import WIDTH, cut
+from relume.census.table import WIDTH, cut, plain_text
 from relume.init.layers import Left
 
 
@@ -135,9 +133,7 @@ class Initialization:
         ]
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=WIDTH, color_system=None, legacy_windows=False).print(self.__rich__())
-        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+        return plain_text(self.__rich__())
 
     def __repr__(self) -> str:
         return f"Initialization({self.method!r}, {len(self.done)} weights, {len(self.left)} left alone)"

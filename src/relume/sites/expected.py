@@ -7,7 +7,6 @@ differs in anything is followed as if nothing were known of it.
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -113,7 +112,7 @@ class Step:
             if not isinstance(out, Tensor) or out.shape != shape:
                 return False
             if node is not None:
-                flow._nodes[id(out)] = (weakref.ref(out), node)
+                flow.set(out, node)
             return True
         if not self.outs:
             return True

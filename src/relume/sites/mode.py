@@ -5,17 +5,13 @@ Those that are as expected are checked off here; all others go to the `ForwardPa
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from relume.sites.forward_pass import ForwardPass
-
-_ref = weakref.ref
 
 
 class Mode(TorchFunctionMode):
@@ -57,11 +53,7 @@ class Mode(TorchFunctionMode):
                     out = func(*args, **given)
                     if finish is not None:
                         seen.counted(finish, out)
-                    if step.single and type(out) is Tensor and out.shape == step.outs[0][0]:
-                        node = step.outs[0][1]
-                        if node is not None:
-                            seen.flow._nodes[id(out)] = (_ref(out), node)
-                    elif step.outs:
+                    if step.outs:
                         seen.give(step, func, args, given, out)
                     return out
         return seen.call(func, args, given, step)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from relume.activations import activation, activation_of
-from relume.activations.lookup import _arguments, _plain
+from relume.activations.lookup import arguments_in, plain_name
 from relume.errors import RelumeError
 
 Make = Callable[..., nn.Module]
@@ -172,8 +172,8 @@ class Target:
         entry = activation(spec)  # checks the name and the parameters
         written = re.fullmatch(r"([^()]*)\(([^()]*)\)\s*", spec)
         name = written[1] if written else spec
-        args, kwargs = _arguments(written[2], name) if written else ([], {})
-        key = next((k for k in _MAKERS if _plain(k) == _plain(name)), None)
+        args, kwargs = arguments_in(written[2], name) if written else ([], {})
+        key = next((k for k in _MAKERS if plain_name(k) == plain_name(name)), None)
         if key is None:
             key = entry.name if not written else activation(name).name
         if key not in _MAKERS:
