@@ -100,6 +100,8 @@ def test_torchs_gain_differs_where_it_is_a_convention() -> None:
 
 @given(st.floats(-3, 3), st.floats(-2, 2), st.floats(-2, 2))
 @example(1.00001, 0.0, 1.0)  # between a panel's end and its first node
+@example(6.1e-5, 0.0, 1.0)  # there, and near zero on both sides
+@example(1e-10, 1.0, 0.0)  # a jump hard at an end
 @example(1.0, 5e-324, 0.0)  # so small that halves never agree
 @example(-0.5, 0.0, 2.2e-311)
 @settings(deadline=None)

@@ -20,12 +20,14 @@ _RELATIVE = 1e-13  # of each integral, per panel
 _LEAST = 1e-280
 _MOST_PANELS = 4096
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(20))
-# Just inside a panel's ends, and what the values at the nodes lead to expect there.
-_ENDS = torch.tensor([-1 + 1e-9, 1 - 1e-9], dtype=torch.float64)
+# Between a panel's ends and the nodes next to them, and what the values at the nodes lead to expect there.
+_OFF_END = torch.tensor([1e-13, 1e-10, 1e-8, 1e-6, 1e-4, 2e-3], dtype=torch.float64)
+_ENDS = torch.cat([_OFF_END - 1, 1 - _OFF_END])
 _AT_ENDS = torch.stack(
     [torch.stack([((e - _NODES) / (n - _NODES))[n != _NODES].prod() for n in _NODES]) for e in _ENDS]
 )
-_ENDS_AGREE = 1e-11
+_ENDS_AGREE = 1e-11  # of the largest value in the panel
+_GAP = float(_NODES[0] + 1)  # from an end to the nearest node
 
 
 @dataclass(frozen=True)
@@ -109,15 +111,15 @@ def normal_mean(integrand: Callable[[Tensor], Tensor], kinks: Iterable[float] = 
     """
     edges = _edges(kinks)
     left, right = edges[:-1], edges[1:]
-    whole, size, surprise = _panels(integrand, left, right)
+    whole, size, hidden = _panels(integrand, left, right)
     total = torch.zeros(whole.shape[0], dtype=torch.float64)
     # Of numbers so small that they have lost digits, halves never agree.
     scale = size.sum(1, keepdim=True).clamp(min=_LEAST)
     for _ in range(60):
         middle = (left + right) / 2
-        halves, _size, surprises = _panels(integrand, torch.cat([left, middle]), torch.cat([middle, right]))
+        halves, _size, hides = _panels(integrand, torch.cat([left, middle]), torch.cat([middle, right]))
         refined = halves.unflatten(1, (2, -1)).sum(1)
-        differs = ((refined - whole).abs() > _RELATIVE * scale) | (surprise > _ENDS_AGREE * scale)
+        differs = ((refined - whole).abs() > _RELATIVE * scale) | (hidden > _RELATIVE * scale)
         open_ = differs.any(0) & (middle > left) & (middle < right)
         if int(open_.sum()) > _MOST_PANELS:  # rough everywhere: finer panels would not agree either
             open_.zero_()
@@ -125,7 +127,7 @@ def normal_mean(integrand: Callable[[Tensor], Tensor], kinks: Iterable[float] = 
         if not open_.any():
             break
         left, right = torch.cat([left[open_], middle[open_]]), torch.cat([middle[open_], right[open_]])
-        whole, surprise = halves[:, open_.repeat(2)], surprises[:, open_.repeat(2)]
+        whole, hidden = halves[:, open_.repeat(2)], hides[:, open_.repeat(2)]
     else:
         total += whole.sum(1)
     return [float(t) for t in total]
@@ -147,17 +149,20 @@ def _normal(x: Tensor) -> Tensor:
 
 
 def _panels(integrand: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The integral over each panel, that of the absolute value, and the surprise at its ends: all [k, panels].
+    """The integral over each panel, that of the absolute value, and what may hide at its ends: all [k, panels].
 
-    A kink between an end and the nearest node changes no value at any node: only the end itself shows it.
+    A kink or jump between an end and the nearest node changes no value at any node: it takes a look into that gap. The
+    difference seen may be tiny (a function near zero on both sides) and larger on the way, so where a value is not the
+    expected one, all that the panel could hold in the gap counts as open.
     """
     half = ((right - left) / 2)[:, None]
     x = ((left + right) / 2)[:, None] + half * torch.cat([_NODES, _ENDS])
     values = integrand(x.flatten()).unflatten(1, x.shape) * (half * _normal(x))
-    inside, ends = values.split([len(_NODES), 2], 2)
+    inside, ends = values.split([len(_NODES), len(_ENDS)], 2)
     weighted = inside * _WEIGHTS
-    surprise = (inside @ _AT_ENDS.T - ends).abs().amax(2)
-    return weighted.sum(2), weighted.abs().sum(2), surprise
+    largest = values.abs().amax(2)
+    surprised = (inside @ _AT_ENDS.T - ends).abs().amax(2) > _ENDS_AGREE * largest
+    return weighted.sum(2), weighted.abs().sum(2), surprised * largest * _GAP
 
 
 def _inverse_root(x: float) -> float:

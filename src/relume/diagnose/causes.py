@@ -15,9 +15,10 @@ from torch import Tensor
 
 from relume.census import SiteCensus
 from relume.diagnose.death import Around, Death
-from relume.diagnose.finding import REMEDIES, SEVERITIES, Finding, Severity
+from relume.diagnose.finding import SEVERITIES, Finding, Severity
 from relume.diagnose.gradients import gradient_findings
 from relume.diagnose.record import Record
+from relume.diagnose.remedies import REMEDIES
 from relume.diagnose.rules import Verdict, verdict
 from relume.diagnose.trace import COLUMNS, Trace
 from relume.diagnose.wording import sentence

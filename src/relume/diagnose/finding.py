@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -24,6 +24,41 @@ class Remedy:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """What became of a finding's units when recent training was run again with one thing changed.
+
+    Attributes:
+        confirmed: did the change save most of the units that died? None where it could not be tried.
+        change: what was changed, such as "lr 0.03 instead of 0.3".
+        steps: first and last step that were run again.
+        units: of the finding, those that died in the replay without a change.
+        dead: of these, those that died with it.
+        sentence: all of it, as one would say it; where nothing could be tried, why.
+        tried: every change that was tried, as (change, dead).
+    """
+
+    confirmed: bool | None
+    change: str
+    steps: tuple[int, int]
+    units: int
+    dead: int
+    sentence: str
+    tried: tuple[tuple[str, int], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "confirmed": self.confirmed,
+            "change": self.change,
+            "steps": list(self.steps),
+            "units": self.units,
+            "dead": self.dead,
+            "sentence": self.sentence,
+            "tried": [{"change": change, "dead": dead} for change, dead in self.tried],
+        }
+
+
+@dataclass(frozen=True)
 class Finding:
     """One diagnosed fact.
 
@@ -38,6 +73,7 @@ class Finding:
         sentence: what is the matter, as one would say it.
         remedies: best first.
         root: code and site of the finding that this one follows from, or None.
+        confirmation: what a replay said of it, or None where none was asked.
     """
 
     code: str
@@ -48,7 +84,8 @@ class Finding:
     evidence: Mapping[str, Any]
     sentence: str
     remedies: tuple[Remedy, ...] = ()
-    root: tuple[str, str] | None = field(default=None)
+    root: tuple[str, str] | None = None
+    confirmation: Confirmation | None = None
 
     def __post_init__(self) -> None:
         if not self.evidence:
@@ -69,30 +106,5 @@ class Finding:
             "sentence": self.sentence,
             "remedies": [{"text": r.text, "call": r.call} for r in self.remedies],
             "root": list(self.root) if self.root else None,
+            "confirmation": self.confirmation.to_dict() if self.confirmation else None,
         }
-
-
-_CALM = Remedy("lower the learning rate, or warm it up")
-_CLIP = Remedy("clip the gradient", "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)")
-_LEAKY = Remedy("take an activation whose negative side keeps a gradient", "relume.nn.DReLU()")
-_CENTRE = Remedy("centre and scale the inputs of the layer, by standardizing the data or by a normalization")
-_INIT = Remedy("initialize anew for the data", "relume.init.lsuv_(model, batches)")
-
-#: What to do about each cause, best first.
-REMEDIES: Mapping[str, tuple[Remedy, ...]] = {
-    "born-dead": (_INIT, Remedy("start biases at zero or above"), _LEAKY),
-    "deep-narrow": (Remedy("make the network wider, less deep, or residual"), _INIT, _LEAKY),
-    "killed-by-step": (_CALM, _CLIP, _LEAKY),
-    "bias-drift": (Remedy("look for a term of the loss that pushes activations down"), _CALM, _LEAKY),
-    "weight-drift": (_CENTRE, _CALM, _LEAKY),
-    "weight-decay": (Remedy("lower the weight decay, or leave this layer out of it"),),
-    "norm-collapse": (Remedy("keep γ and β out of weight decay, and lower their learning rate"), _LEAKY),
-    "upstream-cascade": (Remedy("mend the layer below first"), _LEAKY),
-    "input-shift": (Remedy("standardize inputs in the same way throughout, and look at what changed in the data"),),
-    "saturation": (_INIT, Remedy("scale the weights down, or normalize what comes in")),
-    "vanishing-gradient": (
-        Remedy("take ReLU-like activations, normalization or residual connections"),
-        _INIT,
-    ),
-    "exploding-gradient": (_CALM, _CLIP, _INIT),
-}

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 from relume.census import Census
-from relume.diagnose.finding import REMEDIES, Finding
+from relume.diagnose.finding import Finding
 from relume.diagnose.record import Record
+from relume.diagnose.remedies import REMEDIES
 from relume.diagnose.wording import gradient_sentence
 
 # Gradient per weight at the layer nearest to the input, divided by the largest of any layer.

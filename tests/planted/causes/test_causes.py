@@ -9,7 +9,7 @@ import math
 import pytest
 
 from relume.diagnose.causes import diagnose
-from relume.diagnose.finding import REMEDIES
+from relume.diagnose.remedies import REMEDIES
 
 NOT_BY_DEATH = {"saturation", "vanishing-gradient", "exploding-gradient"}
 
