@@ -35,6 +35,10 @@ class UnknownActivationError(RelumeError):
     """No activation has the name that was asked for."""
 
 
+class UnsupportedOperationError(RelumeError):
+    """A certificate was asked of a model with an operation for which no sound bound is known."""
+
+
 class MissingExtraError(RelumeError, ImportError):
     """An optional dependency is needed; the message names the extra to install."""
 
