@@ -3,7 +3,8 @@
     python benchmarks/overhead.py [--rounds 15] [--threads 2] [--rivals] [--json FILE]
 
 Each round trains every setting for a stretch of steps, in shuffled order, and divides by the bare run of that round; a
-second bare run is the control. Printed: median ratio over rounds, and the middle half of them.
+second bare run is the control. Printed: median ratio over rounds, and the middle half of them. "record" is what
+a watch takes more than one with `diagnose=False`, as a share of the bare step.
 """
 
 from __future__ import annotations
@@ -141,10 +142,10 @@ class Runner:
 Setting = Callable[[Runner], None]
 
 
-def watched(every: int | Literal["auto"]) -> Setting:
+def watched(every: int | Literal["auto"], *, diagnose: bool = True) -> Setting:
     def start(runner: Runner) -> None:
         window = 50 if every == "auto" else 100  # it chooses anew at the end of each
-        runner.watch = relume.watch(runner.model, runner.optimizer, every=every, window=window)
+        runner.watch = relume.watch(runner.model, runner.optimizer, every=every, window=window, diagnose=diagnose)
 
     return start
 
@@ -155,7 +156,11 @@ OURS: dict[str, Setting | None] = {
     "every=10": watched(10),
     "every=1": watched(1),
     "auto": watched("auto"),
+    "every=10, counts alone": watched(10, diagnose=False),
+    "every=1, counts alone": watched(1, diagnose=False),
 }
+# What the record for diagnosis adds: the time of the one less that of the other.
+RECORD = {"every=10": "every=10, counts alone", "every=1": "every=1, counts alone"}
 
 
 def torchmortem(sampling: str) -> Setting:
@@ -202,6 +207,7 @@ def measure(task: Task, rounds: int, device: str, settings: dict[str, Setting | 
     for name, runner in runners.items():
         runner.stretch(AUTO_STEPS if name == "auto" else 10)
     ratios: dict[str, list[float]] = {name: [] for name in settings}
+    record: dict[str, list[float]] = {name: [] for name in RECORD}
     bare: list[float] = []
     for _ in range(rounds):
         order = list(runners)
@@ -210,16 +216,20 @@ def measure(task: Task, rounds: int, device: str, settings: dict[str, Setting | 
         bare.append(seconds["bare"])
         for name in order:
             ratios[name].append(seconds[name] / seconds["bare"])
+        for name, without in RECORD.items():
+            record[name].append((seconds[name] - seconds[without]) / seconds["bare"])
     state = {n: r.watch.state_bytes for n, r in runners.items() if r.watch is not None}
     chosen = runners["auto"].watch.every
     for runner in runners.values():
         if runner.watch is not None:
             runner.watch.close()
     quarter = {n: statistics.quantiles(v, n=4) for n, v in ratios.items() if n != "bare"}
+    added = {n: statistics.quantiles(v, n=4) for n, v in record.items()}
     return {
         "task": task.name,
         "bare_ms": statistics.median(bare) * 1e3,
         "ratio": {n: {"median": q[1], "low": q[0], "high": q[2]} for n, q in quarter.items()},
+        "record": {n: {"median": q[1], "low": q[0], "high": q[2]} for n, q in added.items()},
         "state_bytes": state["every=1"],
         "chosen": chosen,
     }
@@ -240,7 +250,7 @@ def main() -> None:
         f"torch {torch.__version__}, {args.threads} threads, {args.device}, {platform.machine()}, {args.rounds} rounds"
     )
     settings = {**OURS, **(RIVALS if args.rivals else {})}
-    header = ["task", "bare ms/step", *list(settings)[1:], "auto chose", "state"]
+    header = ["task", "bare ms/step", *list(settings)[1:], *(f"record, {n}" for n in RECORD), "auto chose", "state"]
     print(f"| {' | '.join(header)} |")
     print("|---" * len(header) + "|")
     results = []
@@ -251,6 +261,8 @@ def main() -> None:
         results.append(result)
         ratio: dict[str, dict[str, float]] = result["ratio"]  # type: ignore[assignment]
         cells = [f"{r['median']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in ratio.values()]
+        shares: dict[str, dict[str, float]] = result["record"]  # type: ignore[assignment]
+        cells += [f"{r['median']:+.1%} ({r['low']:+.1%} to {r['high']:+.1%})" for r in shares.values()]
         kib = result["state_bytes"] / 1024  # type: ignore[operator]
         row = [task.name, f"{result['bare_ms']:.2f}", *cells, str(result["chosen"]), f"{kib:.0f} KiB"]
         print(f"| {' | '.join(row)} |", flush=True)

@@ -16,7 +16,7 @@ def done(tmp_path_factory):
 
 
 def test_the_doomed_network_dies_and_the_sane_one_learns(done):
-    _, result = done
+    result = done[1].to_dict()
     assert result["doomed"]["dead"] >= 80
     assert result["doomed"]["held_out_accuracy"] < 0.5
     assert result["sane"]["dead"] <= 20
@@ -24,11 +24,12 @@ def test_the_doomed_network_dies_and_the_sane_one_learns(done):
 
 
 def test_what_it_prints_is_what_its_run_files_hold(done):
-    out, result = done
+    out, result = done[0], done[1].to_dict()
     for label in ("doomed", "sane"):
         run = relume.load(out / label)
         assert run.status == "finished"
         assert run.census().dead == result[label]["dead"]
+        assert [f.to_dict() for f in run.diagnose()] == result[label]["findings"]
         assert [s.name for s in run.sites] == ["features.1", ":relu", ":relu#1"]
         assert [v for _, n, v in run.scalars if n == "held-out accuracy"][-1] == result[label]["held_out_accuracy"]
 
@@ -39,9 +40,26 @@ def test_the_report_compares_both(done):
     assert "learning rate 0.02 (sane)" in page
 
 
+def test_it_says_why_the_units_died_and_proves_it_by_replay(done):
+    first, *_ = done[1].doomed.findings
+    assert first.code == "killed-by-step"
+    assert first.confirmation.confirmed is True
+    assert first.confirmation.change == "lr 0.03 instead of 0.3"
+    assert first.confirmation.dead <= first.confirmation.units / 4
+    assert "were killed by large steps" in done[1].doomed.verdict
+    page = (done[0] / "report.html").read_text()
+    assert "Confirmed by replay" in page
+
+
+def test_nothing_is_the_matter_with_the_sane_network(done):
+    assert [f.severity for f in done[1].sane.findings if f.severity != "note"] == []
+    assert done[1].sane.verdict.startswith("Nothing is the matter: ")
+    assert "<b>Nothing is the matter.</b>" in (done[0] / "report.html").read_text()
+
+
 def test_the_same_seed_says_the_same_and_an_earlier_demo_is_replaced(done):
     out, result = done
-    assert demo.run(out, seed=1, epochs=12, quiet=True) == result
+    assert demo.run(out, seed=1, epochs=12, quiet=True).to_dict() == result.to_dict()
 
 
 def test_held_out_digits_are_never_trained_on():
@@ -59,6 +77,7 @@ def test_the_command_prints_verdicts_accuracies_and_the_path_of_the_report(tmp_p
     assert "(doomed):" in words
     assert "(sane):" in words
     assert "report.html" in words
+    assert "the findings say why" in words
 
 
 def test_as_json_it_prints_one_object_and_nothing_else(tmp_path):

@@ -11,7 +11,12 @@ import relume
 NAMES = {
     "watch", "census", "load", "register_activation", "backend",
     "convert", "Conversion",
+    "revive", "Revival",
+    "guard", "Guard", "Policy",
+    "certify", "Certificate",
+    "compact", "Compaction", "rebuild",
     "Watch", "Run", "Census", "SiteCensus", "Timeline", "Site",
+    "diagnose", "Finding", "Confirmation",
     "RelumeError", "RelumeWarning",
 }  # fmt: skip
 FUNCTIONS = sorted(n for n in NAMES if inspect.isfunction(getattr(relume, n)))
@@ -27,10 +32,12 @@ def test_relume_exports_exactly_the_documented_names() -> None:
 def test_the_verbs_are_functions_though_folders_have_their_names() -> None:
     # Importing from the folders must not put them in the functions' place.
     import relume.census.counts
+    import relume.diagnose.causes
     import relume.watch.store
 
     assert inspect.isfunction(relume.census)
     assert inspect.isfunction(relume.watch)
+    assert inspect.isfunction(relume.diagnose)
 
 
 def test_torch_is_imported_with_the_first_name_that_is_used() -> None:
@@ -88,7 +95,7 @@ def test_a_method_of_a_result_says_what_it_takes(kind: str, name: str) -> None:
         assert f"{parameter}:" in about, parameter
 
 
-@pytest.mark.parametrize("kind", ["Census", "SiteCensus", "Timeline", "Site"])
+@pytest.mark.parametrize("kind", ["Census", "SiteCensus", "Timeline", "Site", "Finding", "Confirmation"])
 def test_every_field_of_a_result_is_named_in_its_docstring(kind: str) -> None:
     cls = getattr(relume, kind)
     about = cls.__doc__.partition("Args:" if kind == "Timeline" else "Attributes:")[2]

@@ -19,16 +19,30 @@ if TYPE_CHECKING:
     from relume import functional as functional
     from relume import init as init
     from relume import nn as nn
+    from relume import prove as prove
     from relume.activations import register_activation as register_activation
     from relume.activations.drelu import backend as backend
     from relume.census import Census as Census
     from relume.census import SiteCensus as SiteCensus
     from relume.census import Timeline as Timeline
+    from relume.diagnose import Confirmation as Confirmation
+    from relume.diagnose import Finding as Finding
+    from relume.diagnose import diagnose as diagnose
     from relume.errors import RelumeError as RelumeError
     from relume.errors import RelumeWarning as RelumeWarning
+    from relume.prove.certify import Certificate as Certificate
+    from relume.prove.certify import certify as certify
+    from relume.prove.compact import Compaction as Compaction
+    from relume.prove.compact import compact as compact
+    from relume.prove.compact import rebuild as rebuild
     from relume.sites import Site as Site
     from relume.treat.convert import Conversion as Conversion
     from relume.treat.convert import convert as convert
+    from relume.treat.guard import Guard as Guard
+    from relume.treat.guard import Policy as Policy
+    from relume.treat.guard import guard as guard
+    from relume.treat.revive import Revival as Revival
+    from relume.treat.revive import revive as revive
     from relume.watch import Run as Run
     from relume.watch import Watch as Watch
     from relume.watch import census as census
@@ -41,11 +55,24 @@ _HOMES = {
     "Census": "relume.census",
     "SiteCensus": "relume.census",
     "Timeline": "relume.census",
+    "Confirmation": "relume.diagnose",
+    "Finding": "relume.diagnose",
+    "diagnose": "relume.diagnose",
     "RelumeError": "relume.errors",
     "RelumeWarning": "relume.errors",
+    "Certificate": "relume.prove.certify",
+    "certify": "relume.prove.certify",
+    "Compaction": "relume.prove.compact",
+    "compact": "relume.prove.compact",
+    "rebuild": "relume.prove.compact",
     "Site": "relume.sites",
     "Conversion": "relume.treat.convert",
     "convert": "relume.treat.convert",
+    "Guard": "relume.treat.guard",
+    "Policy": "relume.treat.guard",
+    "guard": "relume.treat.guard",
+    "Revival": "relume.treat.revive",
+    "revive": "relume.treat.revive",
     "Run": "relume.watch",
     "Watch": "relume.watch",
     "census": "relume.watch",
@@ -53,7 +80,7 @@ _HOMES = {
     "watch": "relume.watch",
 }
 # Folders whose names are used through them: `relume.init.lsuv_(model, batches)`.
-_PARTS = ("functional", "init", "nn")
+_PARTS = ("functional", "init", "nn", "prove")
 __all__ = ["__version__", *_HOMES]
 
 

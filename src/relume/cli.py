@@ -13,6 +13,10 @@ import typer
 from rich.console import Console
 
 from relume._version import __version__
+from relume.commands.certify import certify
+from relume.commands.compact import compact
+from relume.commands.diagnose import diagnose
+from relume.commands.revive import revive
 from relume.errors import RelumeError
 from relume.launch.program import Start
 
@@ -59,22 +63,9 @@ def demo(
 
     result = the_demo.run(out, seed=seed, epochs=epochs, quiet=as_json)
     if as_json:
-        _print_json(result)
-        return
-    doomed, sane = result["doomed"], result["sane"]
-    console = Console(highlight=False)
-    console.print()
-    console.print(f"[bold]Learning rate {doomed['learning_rate']:g}[/] (doomed): {doomed['verdict']}")
-    console.print()
-    console.print(f"[bold]Learning rate {sane['learning_rate']:g}[/] (sane): {sane['verdict']}")
-    console.print()
-    console.print(
-        f"Right on held-out digits: [bold]{doomed['held_out_accuracy']:.1%}[/] doomed, "
-        f"[bold]{sane['held_out_accuracy']:.1%}[/] sane. The loss says that it stopped learning; "
-        "the dead units say why."
-    )
-    console.print()
-    console.print(f"Report: [bold]{result['report']}[/]", soft_wrap=True)
+        _print_json(result.to_dict())
+    else:
+        result.tell(Console(highlight=False))
 
 
 @app.command()
@@ -226,6 +217,12 @@ def activations(
         console.print()
     if plot is not None:
         console.print(f"Plot: [bold]{plot}[/]", soft_wrap=True)
+
+
+app.command()(certify)
+app.command()(diagnose)
+app.command()(compact)
+app.command()(revive)
 
 
 def _print_json(value: Any) -> None:

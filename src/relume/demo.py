@@ -1,4 +1,4 @@
-"""`relume demo`: the main job on real data, with a verdict and a report.
+"""`relume demo`: the main job on real data, with a verdict, the cause, its proof by replay, and a report.
 
 One small network is trained twice on scikit-learn's handwritten digits under watch: once with a learning rate that
 kills its units, once with a sane one.
@@ -7,17 +7,21 @@ kills its units, once with a sane one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.text import Text
 from torch import Tensor, nn
 
+from relume.diagnose import Finding
 from relume.errors import missing_extra
 from relume.report import LiveView, verdict, write_html
+from relume.report.diagnosed import Diagnosed
+from relume.report.findings_terminal import findings_text
 from relume.watch import Watch, watch
 from relume.watch.store import FILE_NAME
 
@@ -64,25 +68,75 @@ class DigitsNet(nn.Module):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One of the two trainings: its recording, and its accuracy on held-out digits."""
+    """One of the two trainings: its recording, what was found, and its accuracy on held-out digits."""
 
     label: str
     lr: float
     recording: Watch
+    findings: list[Finding]
     accuracy: float
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.recording, Diagnosed(tuple(self.findings)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        census = self.recording.census()
+        return {
+            "learning_rate": self.lr,
+            "held_out_accuracy": self.accuracy,
+            "dead": census.dead,
+            "units": census.units,
+            "verdict": self.verdict,
+            "findings": [f.to_dict() for f in self.findings],
+        }
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Both trainings, and where their files are."""
+
+    doomed: Outcome
+    sane: Outcome
+    seed: int
+    out: Path
+    report: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        runs = {o.label: {**o.to_dict(), "run": str(self.out / o.label)} for o in (self.doomed, self.sane)}
+        return {"report": str(self.report), "seed": self.seed, **runs}
+
+    def tell(self, console: Console) -> None:
+        """Say what happened, why, and what shows it."""
+        for outcome in (self.doomed, self.sane):
+            console.print()
+            head = Text(f"Learning rate {outcome.lr:g}", style="bold")
+            console.print(head.append(f" ({outcome.label}): {outcome.verdict}", style="not bold"))
+            if outcome is self.doomed:
+                console.print()
+                console.print(findings_text(outcome.findings))
+        console.print()
+        console.print(
+            f"Right on held-out digits: [bold]{self.doomed.accuracy:.1%}[/] doomed, [bold]{self.sane.accuracy:.1%}[/] "
+            "sane. The loss says that it stopped learning; the findings say why."
+        )
+        console.print()
+        console.print(f"Report: [bold]{self.report}[/]", soft_wrap=True)
 
 
 def train(
-    label: str, lr: float, data: Digits, *, seed: int, epochs: int, save: Path | None, live: Callable[[Watch], None]
+    label: str, lr: float, data: Digits, *, seed: int, epochs: int, save: Path | None, view: LiveView | None
 ) -> Outcome:
-    """Train one network under watch; an ordinary loop but for the `with` line and `w.log`."""
+    """Train one network under watch and ask what is the matter; an ordinary loop but for the lines with `w`."""
     torch.manual_seed(seed)
     model = DigitsNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     shuffle = torch.Generator().manual_seed(seed)
     steps = -(-len(data.x) // BATCH)
     accuracy = 0.0
-    with watch(model, optimizer, every=EVERY, window=steps, save=save) as w:
+    with watch(model, optimizer, every=EVERY, window=steps, save=save, replay=True) as w:
         for _ in range(epochs):
             model.train()
             total = 0.0
@@ -92,15 +146,22 @@ def train(
                 loss.backward()
                 optimizer.step()
                 total += float(loss.detach())
-                live(w)
+                if view is not None:
+                    view.update(w)
             model.eval()
             with torch.no_grad():
                 accuracy = float((model(data.x_test).argmax(1) == data.y_test).double().mean())
             w.log(**{"training loss": total / steps, "held-out accuracy": accuracy})
-    return Outcome(label, lr, w, accuracy)
+        findings = w.diagnose()
+        if view is not None and any(f.severity != "note" for f in findings):
+            view.say(f"{label}: running it again, one thing changed")
+        # As `w.diagnose(confirm=True)`, but that what is not worth acting on is not run again.
+        findings = [f if f.severity == "note" else f.confirm() for f in findings]
+        w.keep_confirmed()
+    return Outcome(label, lr, w, findings, accuracy)
 
 
-def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> dict[str, Any]:
+def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> Demo:
     """Train both networks, write both run files and the report under `out`.
 
     Deterministic: the same seed on the same machine gives the same numbers.
@@ -112,7 +173,7 @@ def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> d
         quiet: no live view.
 
     Returns:
-        Plain data: verdicts, accuracies, dead units, the report's path.
+        Demo: both trainings with their findings, and the report's path.
 
     Raises:
         MissingExtraError: scikit-learn is not installed (extra "demo").
@@ -124,19 +185,8 @@ def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> d
         for old in (out / label).glob(f"{FILE_NAME}*"):
             old.unlink()
         total = epochs * -(-len(data.x) // BATCH)
-        view = LiveView(total, f"{label}: learning rate {lr:g}")
-        with contextlib.nullcontext() if quiet else view:
-            outcomes.append(
-                train(
-                    label,
-                    lr,
-                    data,
-                    seed=seed,
-                    epochs=epochs,
-                    save=out / label,
-                    live=(lambda w: None) if quiet else view.update,
-                )
-            )
+        with contextlib.nullcontext() if quiet else LiveView(total, f"{label}: learning rate {lr:g}") as view:
+            outcomes.append(train(label, lr, data, seed=seed, epochs=epochs, save=out / label, view=view))
     doomed, sane = outcomes
     report = write_html(
         doomed.recording,
@@ -144,19 +194,6 @@ def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> d
         title="A network on handwritten digits, trained twice",
         label=f"learning rate {DOOMED_LR:g} (doomed)",
         beside=[(f"learning rate {SANE_LR:g} (sane)", sane.recording)],
+        findings=doomed.findings,
     )
-    return {
-        "report": str(report),
-        "seed": seed,
-        **{
-            o.label: {
-                "learning_rate": o.lr,
-                "held_out_accuracy": o.accuracy,
-                "dead": o.recording.census().dead,
-                "units": o.recording.census().units,
-                "verdict": verdict(o.recording),
-                "run": str(out / o.label),
-            }
-            for o in outcomes
-        },
-    }
+    return Demo(doomed, sane, seed, out, report)

@@ -146,6 +146,23 @@ def test_a_run_that_fails_is_kept_and_reported(folder: Path) -> None:
     assert "KeyError: 'so it ends'\nrelume: model (Sequential, 12 steps of SGD): 3 of 14 units" in done.stderr
 
 
+def test_what_is_the_matter_is_named_at_the_end_and_in_json_and_kept_in_the_run_file(folder: Path) -> None:
+    script(folder, "import train\ntrain.train(20)")
+    options = ["--every", "1", "--window", "10", "script.py"]
+    done = run([*RELUME, "--out", "a", *options], folder)
+    told = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert [line.partition(" were ")[0] for line in told] == ["  warning: 3 of 8 units of '1'"]
+    done = run([*RELUME, "--out", "b", "--json", *options], folder)
+    (model,) = json.loads(done.stderr.splitlines()[-1])["models"].values()
+    kept = relume.load(folder / "b" / "model")
+    assert model["findings"] == [finding.to_dict() for finding in kept.diagnose()]
+    assert [f["code"] for f in model["findings"] if f["severity"] != "note"] == ["born-dead"]
+    record = kept.kept_record()
+    assert record is not None
+    assert [row.step for row in record.steps.rows][-3:] == [17, 18, 19]
+    assert record.steps.settings("0").optimizer == "SGD", "the optimizer that trains it was found, and its steps seen"
+
+
 def test_a_run_that_is_terminated_dies_of_it_and_keeps_its_windows(folder: Path) -> None:
     script(folder, "import train, time\ntrain.train(20)\nprint('ready', flush=True)\ntime.sleep(60)")
     with subprocess.Popen(
@@ -185,11 +202,12 @@ def test_where_nothing_can_be_written_the_script_and_the_verdict_go_on(folder: P
     (folder / "file").touch()
     done = run([*RELUME, "--every", "1", "--out", "file/out", "script.py"], folder)
     assert (done.returncode, done.stdout) == (0, "trained\n")
-    kinds = [line.partition(" (")[0] for line in done.stderr.splitlines()]
+    kinds = [line.partition(" (")[0].partition(" of ")[0] for line in done.stderr.splitlines()]
     assert kinds == [
         "relume: failed while keeping a run file",
         "relume: failed while writing the report",
         "relume: model",
+        "  warning: 3",
     ]
     assert "9 steps of SGD): 3 of 14 units are dead" in done.stderr
 

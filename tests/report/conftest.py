@@ -17,7 +17,9 @@ class TwoLayers(nn.Module):
         return self.head(self.body(x))
 
 
-def killed_by_hand(*, save=None, kill=(), windows=4, per_window=5, width=8, rows=64, min_inputs=256, loss=True):
+def killed_by_hand(
+    *, save=None, kill=(), windows=4, per_window=5, width=8, rows=64, min_inputs=256, loss=True, **options
+):
     """Train with learning rate 0, so that only `kill` moves anything: (step, site's Linear, units, bias)."""
     torch.manual_seed(0)
     model = TwoLayers(width)
@@ -25,7 +27,9 @@ def killed_by_hand(*, save=None, kill=(), windows=4, per_window=5, width=8, rows
         model.body[0].bias.fill_(1.0)
         model.body[2].bias.fill_(1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with relume.watch(model, optimizer, every=1, window=per_window, save=save, min_inputs=min_inputs) as watch:
+    with relume.watch(
+        model, optimizer, every=1, window=per_window, save=save, min_inputs=min_inputs, **options
+    ) as watch:
         for step in range(windows * per_window):
             for at, layer, units, bias in kill:
                 if at == step:

@@ -64,6 +64,7 @@ def test_the_figures_on_the_page_are_those_of_the_census(browser, report):
     census = watch.census()
     assert census.dead == 11
     assert page.locator("#verdict").inner_text().startswith("11 of 16 units are dead")
+    assert page.locator("article.finding").count() >= 1
     assert page.locator('[data-dead="0"]').inner_text() == str(census.dead)
     assert page.locator('[data-dead="1"]').inner_text() == "0"
     for name, site in census.items():
@@ -81,10 +82,39 @@ def test_sites_open_by_keyboard(browser, report):
     page.goto(report[1].as_uri())
     first = page.locator("details.site").first
     assert first.evaluate("e => e.open") is False
-    page.keyboard.press("Tab")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('details.site') !== null"):
+            break
     page.keyboard.press("Enter")
     assert first.evaluate("e => e.open") is True
     assert first.locator(".body").is_visible()
+    page.close()
+
+
+def test_findings_lead_to_their_sites_and_back(browser, report):
+    page = browser.new_page(viewport={"width": 1280, "height": 700})
+    page.goto(report[1].as_uri())
+    finding = page.locator("article.finding").first
+    site = finding.locator("caption a").first
+    name = site.inner_text()
+    site.click()
+    card = page.locator(f'details[data-run="0"][data-site="{name}"]')
+    assert card.evaluate("e => e.open") is True
+    back = card.locator(".body p a").first
+    assert back.is_visible()
+    assert card.locator("summary").evaluate("e => e.getBoundingClientRect().top") >= 0
+    back.click()
+    assert page.evaluate("location.hash") == "#" + finding.get_attribute("id")
+    page.close()
+
+
+def test_a_call_is_selected_whole_by_one_click(browser, report):
+    page = browser.new_page()
+    page.goto(report[1].as_uri())
+    call = page.locator("code.call").first
+    call.click()
+    assert page.evaluate("getSelection().toString().trim()") == call.inner_text().strip()
     page.close()
 
 
@@ -111,7 +141,7 @@ def test_text_is_readable_against_its_ground(browser, report, scheme):
             return 0.2126 * r + 0.7152 * g + 0.0722 * b;
           };
           const out = {};
-          for (const ink of ['ink', 'soft', 'warn', 'good']) for (const ground of ['page', 'card']) {
+          for (const ink of ['ink', 'soft', 'warn', 'amber', 'good', 'l1']) for (const ground of ['page', 'card']) {
             const [a, b] = [lum(ink), lum(ground)].sort((x, y) => y - x);
             out[ink + ' on ' + ground] = (a + 0.05) / (b + 0.05);
           }

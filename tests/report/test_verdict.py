@@ -1,24 +1,59 @@
 """The verdict in words agrees with the census, and says what it can't know."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 import relume
+from relume.diagnose import Finding
 from relume.report import verdict
+from relume.report.diagnosed import Diagnosed
 from relume.report.verdict import _named
 
 
 def test_a_healthy_network_is_called_so(make_run):
     assert verdict(make_run()) == (
-        "No unit is dead: all 16 that could be judged fired in the last window (steps 15–19), "
+        "Nothing is the matter: no unit is dead: all 16 that could be judged fired in the last window (steps 15–19), "
         "on 320 inputs, in 2 sites."
     )
+
+
+def test_what_was_not_diagnosed_is_not_called_well(make_run):
+    assert verdict(make_run(diagnose=False)).startswith("No unit is dead: all 16 that could be judged")
+
+
+def test_a_handful_of_dead_units_is_called_ordinary_with_its_number(make_run):
+    said = verdict(make_run(kill=[(0, 0, [1], -100.0)]))
+    assert said.startswith(
+        "Nothing is the matter: 1 of 16 units are dead (6.2 %), all in site body.1 (1 of 8), and so few"
+    )
+
+
+def test_the_gravest_cause_is_named_with_its_units(make_run):
+    run = make_run(kill=[(6, 0, range(5), -100.0)])
+    told = [replace(f, code="weight-decay") for f in run.diagnose() if len(f.units) == 5]
+    assert len(told) == 1
+    assert "5 died at step 5; all were let fade by weight decay. In the last" in verdict(run, Diagnosed(tuple(told)))
+
+
+def test_what_is_no_death_is_said_first(make_run):
+    run = make_run()
+    finding = Finding("vanishing-gradient", "warning", "", (), (0, 19), {"layers": 3}, "The gradient hardly arrives.")
+    said = verdict(run, Diagnosed((finding,)))
+    assert said.startswith("The gradient hardly arrives. No unit is dead")
+
+
+def test_a_cause_that_is_not_known_is_said_to_be_so(make_run):
+    run = make_run(kill=[(6, 0, range(5), -100.0)])
+    told = tuple(replace(f, code="unknown-cause") for f in run.diagnose() if len(f.units) == 5)
+    assert "5 died at step 5; what killed them can't be told." in verdict(run, Diagnosed(told))
 
 
 def test_deaths_are_counted_placed_and_dated(make_run):
     said = verdict(make_run(kill=[(0, 0, [1], -100.0), (7, 0, [2, 3], -100.0), (12, 0, [5], -100.0)]))
     assert said.startswith(
-        "4 of 16 units are dead (25 %), all in site body.1 (4 of 8); 1 was born dead, 3 died between steps 6 and 11."
+        "4 of 16 units are dead (25 %), all in site body.1 (4 of 8); 1 was born dead, 3 died between steps 6 and 11"
     )
     assert "none of 320 inputs, so it fires on fewer than 1 in 107 new ones" in said  # 1 / (1 - 0.05 ** (1 / 320))
 

@@ -1,5 +1,8 @@
-"""A check for CI: the census of a trained model that is named on the command line, its limits, and reports of it."""
+"""Checks for CI: the census of a trained model that is named on the command line, with its limits, and the findings of
+a run; reports of both for machines."""
 
+from relume.check.findings import findings_json as findings_json
+from relume.check.findings import findings_sarif as findings_sarif
 from relume.check.limits import Limits as Limits
 from relume.check.loading import InputError as InputError
 from relume.check.loading import Target as Target

@@ -1,4 +1,5 @@
-"""`sarif`: what a census found wrong, as SARIF 2.1.0, which code hosts show beside the model's source.
+"""`sarif`: what a census found wrong, as SARIF 2.1.0, which code hosts show beside the model's source; `sarif_log`:
+any results of relume's as such a log.
 
 Source: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,34 +65,74 @@ def sarif(census: Census, target: Target, failures: list[str]) -> dict[str, Any]
             results.append(
                 _result("relume/non-finite", m, target, f"{bad:,} of {m.units:,} units had NaN or infinite input")
             )
+    properties = {"model": census.model, "notes": list(census.notes), "failures": failures}
+    rules = [Rule(rule, name, level, short, advice) for rule, (level, name, short, advice) in _RULES.items()]
+    return sarif_log(rules, results, properties)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind of result.
+
+    Attributes:
+        id: as in "relume/dead-units".
+        name: in CamelCase.
+        level: "error", "warning" or "note", unless a result says otherwise.
+        text: what it is, one sentence.
+        advice: what to do.
+        page: of the documentation, or "".
+    """
+
+    id: str
+    name: str
+    level: str
+    text: str
+    advice: str
+    page: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        help_text = f"{self.advice} See {self.page}." if self.page else self.advice
+        return {
+            "id": self.id,
+            "name": self.name,
+            "shortDescription": {"text": self.text},
+            "fullDescription": {"text": self.text},
+            "help": {"text": help_text},
+            "defaultConfiguration": {"level": self.level},
+        }
+
+
+def sarif_log(
+    rules: Sequence[Rule], results: Sequence[dict[str, Any]], properties: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One run of relume as a SARIF log; `properties` are kept with the run."""
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
             {
                 "tool": {
-                    "driver": {
-                        "name": "relume",
-                        "version": __version__,
-                        "rules": [
-                            {
-                                "id": rule,
-                                "name": name,
-                                "shortDescription": {"text": short},
-                                "fullDescription": {"text": short},
-                                "help": {"text": advice},
-                                "defaultConfiguration": {"level": level},
-                            }
-                            for rule, (level, name, short, advice) in _RULES.items()
-                        ],
-                    }
+                    "driver": {"name": "relume", "version": __version__, "rules": [rule.to_dict() for rule in rules]}
                 },
-                "results": results,
+                "results": list(results),
                 "columnKind": "unicodeCodePoints",
-                "properties": {"model": census.model, "notes": list(census.notes), "failures": failures},
+                "properties": dict(properties),
             }
         ],
     }
+
+
+def location(site: str, file: Path | None = None, line: int = 1) -> dict[str, Any]:
+    """Where a result is: the site, and the file that its model is made in, where that is known."""
+    found: dict[str, Any] = {"logicalLocations": [{"fullyQualifiedName": site, "kind": "member"}]}
+    if file is not None:
+        found["physicalLocation"] = {"artifactLocation": _artifact(file), "region": {"startLine": line}}
+    return found
+
+
+def fingerprint(*of: str) -> str:
+    """A host keeps one alert per print from run to run, so numbers that change stay out of it."""
+    return hashlib.sha256("\0".join(of).encode()).hexdigest()
 
 
 def _result(rule: str, m: SiteCensus, target: Target, what: str) -> dict[str, Any]:
@@ -102,22 +145,13 @@ def _result(rule: str, m: SiteCensus, target: Target, what: str) -> dict[str, An
             "(95 % confidence)."
         )
     text = f"{m.name} ({m.site.activation}): {what}.{bound}"
-    location: dict[str, Any] = {"logicalLocations": [{"fullyQualifiedName": m.name, "kind": "member"}]}
-    if target.file is not None:
-        location["physicalLocation"] = {
-            "artifactLocation": _artifact(target.file),
-            "region": {"startLine": target.line},
-        }
     return {
         "ruleId": rule,
         "ruleIndex": list(_RULES).index(rule),
         "level": _RULES[rule][0],
         "message": {"text": text},
-        "locations": [location],
-        # A host keeps one alert per print from run to run, so numbers that change stay out of it.
-        "partialFingerprints": {
-            "relumeSite/v1": hashlib.sha256(f"{rule}\0{target.text}\0{m.name}".encode()).hexdigest()
-        },
+        "locations": [location(m.name, target.file, target.line)],
+        "partialFingerprints": {"relumeSite/v1": fingerprint(rule, target.text, m.name)},
         "properties": {"site": m.name, "units": m.units, "inputs": m.inputs, "dead": dead},
     }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from relume.errors import RelumeError
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -17,10 +20,13 @@ class Remedy:
     Attributes:
         text: what, in a few words.
         call: the line that does it, or "" where it is the user's own setting to change.
+        gain: what a replay measured of it, such as "49 of 51 units lived in the replay, with lr 0.03 instead of 0.3";
+            "" where none did.
     """
 
     text: str
     call: str = ""
+    gain: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class Finding:
     remedies: tuple[Remedy, ...] = ()
     root: tuple[str, str] | None = None
     confirmation: Confirmation | None = None
+    _replay: Any = field(default=None, repr=False, compare=False)  # that `confirm` asks
 
     def __post_init__(self) -> None:
         if not self.evidence:
@@ -94,17 +101,43 @@ class Finding:
     def __str__(self) -> str:
         return self.sentence
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle leaves the replay behind."""
+        return {name: value for name, value in vars(self).items() if name != "_replay"}
+
+    def confirm(self) -> Finding:
+        """Run recent training again, on copies, with one thing changed, and say what then lives.
+
+        Returns:
+            Finding: this one with `.confirmation`, and with the gain that was measured beside its remedies. Where the
+            replay shows that another cause is the right one, the code is that cause's.
+
+        Raises:
+            RelumeError: nothing was kept that could be run again.
+        """
+        if self._replay is None:
+            raise RelumeError(
+                "nothing is kept that could be run again: relume.watch(model, optimizer, replay=True) keeps snapshots "
+                "and recent batches"
+            )
+        confirmed: Finding = self._replay.confirm(self)
+        return confirmed
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
+        """Plain data, ready for JSON, where None stands for NaN and infinities."""
         return {
             "code": self.code,
             "severity": self.severity,
             "site": self.site,
             "units": list(self.units),
             "steps": list(self.steps),
-            "evidence": dict(self.evidence),
+            "evidence": {name: _finite(value) for name, value in self.evidence.items()},
             "sentence": self.sentence,
-            "remedies": [{"text": r.text, "call": r.call} for r in self.remedies],
+            "remedies": [{"text": r.text, "call": r.call, "gain": r.gain} for r in self.remedies],
             "root": list(self.root) if self.root else None,
             "confirmation": self.confirmation.to_dict() if self.confirmation else None,
         }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -46,12 +46,13 @@ class Norm:
         return self.gamma * self.inverse * (y - self.centre) + self.beta
 
 
-def norm_of(module: nn.Module, y: Tensor) -> Norm | Unknown:
+def norm_of(module: nn.Module, y: Tensor, out: Tensor | None = None) -> Norm | Unknown:
     """What a normalization did with one batch.
 
     Args:
         module: BatchNorm, LayerNorm over the last axis, GroupNorm or RMSNorm over the last axis.
         y: its input; units on the last axis for LayerNorm and RMSNorm, else on axis 1.
+        out: what it gave out, if autograd may be asked for the statistics that it kept of it.
 
     Returns:
         Norm, or why its effect on the mean of a unit can't be told.
@@ -63,7 +64,7 @@ def norm_of(module: nn.Module, y: Tensor) -> Norm | Unknown:
         return Unknown("unknown normalization: it was given no input")
     with torch.no_grad():
         if isinstance(module, _BatchNorm):
-            return _batch(module, y.detach())
+            return _batch(module, y.detach(), None if out is None else out.grad_fn)
         if isinstance(module, nn.GroupNorm):
             return _group(module, y.detach())
         if len(module.normalized_shape) != 1:  # type: ignore[arg-type]
@@ -71,8 +72,11 @@ def norm_of(module: nn.Module, y: Tensor) -> Norm | Unknown:
         return _last_axis(module, y.detach())
 
 
-def _batch(module: Any, y: Tensor) -> Norm:
+def _batch(module: Any, y: Tensor, made_by: Any) -> Norm:
     running = module.running_mean
+    kept = _kept(made_by, y.shape[1]) if module.training or running is None else None
+    if kept is not None:
+        return _with_affine(module, kept[1], kept[0])
     if module.training or running is None:
         over = [i for i in range(y.dim()) if i != 1]
         variance, centre = var_mean(y, over)
@@ -80,6 +84,18 @@ def _batch(module: Any, y: Tensor) -> Norm:
         # A batch in evaluation: the statistics are those that were kept, whatever the batch holds.
         variance, centre = module.running_var.double(), running.double().clone()
     return _with_affine(module, (variance + module.eps).rsqrt(), centre)
+
+
+def _kept(made_by: Any, units: int) -> tuple[Tensor, Tensor] | None:
+    """Mean and 1/σ of a batch, as autograd has saved them for the way back; None where it has not, or not plainly."""
+    if type(made_by).__name__ not in ("NativeBatchNormBackward0", "CudnnBatchNormBackward0"):
+        return None
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        return None  # to look would call a hook, by which a checkpoint would run the model again
+    mean, inverse = made_by._saved_result1, made_by._saved_result2
+    if not (isinstance(mean, Tensor) and isinstance(inverse, Tensor) and mean.shape == inverse.shape == (units,)):
+        return None
+    return mean.detach(), inverse.detach()
 
 
 def _group(module: Any, y: Tensor) -> Norm:

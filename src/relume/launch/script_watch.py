@@ -32,13 +32,15 @@ class ScriptWatch(Watch):
             self.step = self._window_start = steps
             self._due = max(self._due, steps)
         self._optimizers, self._by_passes = (*self._optimizers, optimizer), False
+        if self.record is not None:
+            self.record.steps.trained_by(self._optimizers)
         self.about["optimizer"] = ", ".join(dict.fromkeys(type(o).__name__ for o in self._optimizers))
 
     def optimizer_stepped(self, optimizer: Any) -> None:
         """One more step of an optimizer that sets the pace."""
         self._after_step(optimizer, (), {})
 
-    def record(self, folder: Path) -> None:
+    def keep(self, folder: Path) -> None:
         """Keep a run file from now on.
 
         Raises:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,12 +23,14 @@ from relume.launch.program import NoModuleError, Program
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from relume.diagnose import Finding
     from relume.launch.finder import Finder, Root
     from relume.watch import Watch, Window
 
 # Seconds between two live views, and models of which one report shows the history.
 _LIVE_EVERY = 2.0
 _MODELS_IN_REPORT = 8
+_STYLES = {"error": "red", "warning": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Session:
         self._finder: Finder | None = None
         self._names: set[str] = set()
         self._said: set[str] = set()
+        self._findings: dict[str, list[Finding]] = {}
         self._shown = 0.0
         self._process = os.getpid()
 
@@ -113,7 +117,7 @@ class Session:
         root.watch.about["script"] = self.program.target
         if _is_first_rank():
             try:
-                root.watch.record(self.out / name)
+                root.watch.keep(self.out / name)
             except (RelumeError, OSError) as error:
                 self._trouble("keeping a run file", error)
 
@@ -158,7 +162,8 @@ class Session:
     def _tell(self) -> None:
         summary: dict[str, Any] = {"script": self.program.target, "report": None, "models": {}, "why": None}
         for name, watch in self.watches.items():
-            summary["models"][name] = _summary(watch, self.out / name)
+            self._findings[name] = self._diagnosed(watch)
+            summary["models"][name] = _summary(watch, self.out / name, self._findings[name])
         told = [n for n, m in summary["models"].items() if m["census"] is not None]
         if not told:
             summary["why"] = self._why_nothing()
@@ -174,6 +179,15 @@ class Session:
         else:
             _say(f"relume: {summary['why']}")
 
+    def _diagnosed(self, watch: Watch) -> list[Finding]:
+        try:
+            return watch.diagnose()
+        except RelumeError:  # nothing was seen of its training, which the verdict says
+            return []
+        except Exception as error:
+            self._trouble("diagnosing", error)
+            return []
+
     def _report(self, names: list[str]) -> Path:
         from relume.report import write_html
 
@@ -184,6 +198,7 @@ class Session:
             title=f"{self.program.name}: units over time",
             label=shown[0][0],
             beside=shown[1:],
+            findings=self._findings[names[0]],
         )
 
     def _print(self, summary: dict[str, Any]) -> None:
@@ -194,6 +209,9 @@ class Session:
         for name, model in summary["models"].items():
             about = f" ({model['class']}, {model['steps']:,} steps of {model['optimizer']}): "
             console.print(Text.assemble("relume: ", (name, "bold"), about, model["verdict"]))
+            for finding in model["findings"]:
+                if finding["severity"] != "note":
+                    console.print(Text(f"  {finding['severity']}: {finding['sentence']}", _STYLES[finding["severity"]]))
             for note in model["notes"]:
                 console.print(Text(f"  not counted: {note}", style="yellow"))
         if summary["report"] is None:
@@ -222,9 +240,10 @@ class Session:
         return f"{head}no torch module was called in this process"
 
 
-def _summary(watch: Watch, folder: Path) -> dict[str, Any]:
+def _summary(watch: Watch, folder: Path, findings: Sequence[Finding]) -> dict[str, Any]:
     from relume.errors import EmptyCensusError
     from relume.report import verdict
+    from relume.report.diagnosed import Diagnosed
 
     told: dict[str, Any] = {
         "class": watch.about["model"],
@@ -232,9 +251,11 @@ def _summary(watch: Watch, folder: Path) -> dict[str, Any]:
         "steps": watch.step,
         "run": str(folder),
         "notes": list(watch.notes),
+        "findings": [finding.to_dict() for finding in findings],
     }
     try:
-        return {**told, "verdict": verdict(watch), "census": watch.census(phase=watch.main_phase).to_dict()}
+        said = verdict(watch, Diagnosed(tuple(findings)))
+        return {**told, "verdict": said, "census": watch.census(phase=watch.main_phase).to_dict()}
     except EmptyCensusError as error:
         return {**told, "verdict": str(error), "census": None}
 

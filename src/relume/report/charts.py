@@ -16,15 +16,19 @@ from torch import Tensor
 
 from relume.activations import Zone
 from relume.report.looks import LOOKS, UNREACHED
+from relume.report.numbers import number
 
 WIDTH, HEIGHT = 320, 132
-_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 8, 20
+LEFT, RIGHT, TOP, BOTTOM = 34, 8, 8, 20
 
 
-def _svg(kind: str, box: tuple[float, float], title: str, body: str, *, stretch: bool = False) -> Markup:
+def svg(
+    kind: str, box: tuple[float, float], title: str, body: str, *, stretch: bool = False, role: str = "img"
+) -> Markup:
+    """One drawing; role "group" where its parts are to be reached one by one."""
     fit = ' preserveAspectRatio="none"' if stretch else ""
-    return Markup('<svg class="{}" viewBox="0 0 {:g} {:g}"{} role="img"><title>{}</title>{}</svg>').format(
-        kind, *box, Markup(fit), title, Markup(body)
+    return Markup('<svg class="{}" viewBox="0 0 {:g} {:g}"{} role="{}"><title>{}</title>{}</svg>').format(
+        kind, *box, Markup(fit), role, title, Markup(body)
     )
 
 
@@ -50,7 +54,7 @@ def strip(codes: Tensor, order: Tensor, title: str, budget: int) -> tuple[Markup
             break
         every *= 2
     body = "".join(f'<path class="u-{LOOKS[c].key}" d="{d}"/>' for c, d in sorted(paths.items()))
-    return _svg("strip", (columns, len(rows)), title, body, stretch=True), len(rows)
+    return svg("strip", (columns, len(rows)), title, body, stretch=True), len(rows)
 
 
 def _runs(rows: list[list[int]]) -> dict[int, str]:
@@ -84,29 +88,29 @@ def firing_histogram(rates: Tensor, title: str) -> Markup:
     none = int((rates == 0).sum())
     bins = torch.histc(rates[rates > 0], 10, 0, 1).int().tolist()
     most = max([none, *bins, 1])
-    inner, base = WIDTH - _LEFT - _RIGHT, HEIGHT - _BOTTOM
+    inner, base = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM
     step = inner / 11.5
 
     def bar(x: float, n: int, kind: str, label: str) -> str:
-        height = (base - _TOP - 10) * n / most
+        height = (base - TOP - 10) * n / most
         number = f'<text class="n" x="{x + step * 0.42:.0f}" y="{base - height - 3:.0f}">{n}</text>' if n else ""
         return (
             f'<rect class="{kind}" x="{x:.1f}" y="{base - height:.1f}" width="{step * 0.84:.1f}" '
             f'height="{height:.1f}"><title>{label}: {n}</title></rect>{number}'
         )
 
-    body = [_axes()]
-    body.append(bar(_LEFT + 1, none, "u-dead", "units that never fire"))
-    start = _LEFT + 1.5 * step
+    body = [axes()]
+    body.append(bar(LEFT + 1, none, "u-dead", "units that never fire"))
+    start = LEFT + 1.5 * step
     body += [bar(start + i * step, n, "u-alive", f"{i * 10}–{i * 10 + 10} %") for i, n in enumerate(bins)]
-    body.append(f'<text class="x" x="{_LEFT + 1 + step * 0.42:.0f}" y="{HEIGHT - 6}">none</text>')
+    body.append(f'<text class="x" x="{LEFT + 1 + step * 0.42:.0f}" y="{HEIGHT - 6}">none</text>')
     body += [f'<text class="x" x="{start + i * step:.0f}" y="{HEIGHT - 6}">{i * 10} %</text>' for i in (0, 2, 4, 6, 8)]
     body.append(f'<text class="y" x="{WIDTH}" y="{HEIGHT - 6}">100 %</text>')
-    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))
+    return svg("chart", (WIDTH, HEIGHT), title, "".join(body))
 
 
-def _axes() -> str:
-    return f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
+def axes() -> str:
+    return f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -118,44 +122,32 @@ def _ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _top(low: float, high: float) -> float:
+def top_of(low: float, high: float) -> float:
     """The first round number at or above `high`."""
     ticks = _ticks(low, high)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else (high - low) or 1.0
     return high if not ticks or high - ticks[-1] < step * 1e-6 else ticks[-1] + step
 
 
-def number(value: float) -> str:
-    """A number as short as it can be read: 0.093, 1.2, 45, 1,200, 3.4e+09."""
-    if value == 0:
-        return "0"
-    if not math.isfinite(value):
-        return "–"
-    if abs(value) >= 1e6 or abs(value) < 1e-3:
-        return f"{value:.2g}".replace("-", "−")
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return text.replace("-", "−")
-
-
-class _Frame:
+class Frame:
     """Axes with round ticks, and the way from data to points."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
         (self.x0, x1), (self.y0, y1) = x, y
-        self.kx = (WIDTH - _LEFT - _RIGHT) / ((x1 - self.x0) or 1)
-        self.ky = (HEIGHT - _TOP - _BOTTOM) / ((y1 - self.y0) or 1)
+        self.kx = (WIDTH - LEFT - RIGHT) / ((x1 - self.x0) or 1)
+        self.ky = (HEIGHT - TOP - BOTTOM) / ((y1 - self.y0) or 1)
         self.x_range, self.y_range = x, y
 
     def px(self, x: float) -> float:
-        return round(_LEFT + (x - self.x0) * self.kx, 1)
+        return round(LEFT + (x - self.x0) * self.kx, 1)
 
     def py(self, y: float) -> float:
-        return round(HEIGHT - _BOTTOM - (y - self.y0) * self.ky, 1)
+        return round(HEIGHT - BOTTOM - (y - self.y0) * self.ky, 1)
 
     def y_axis(self) -> str:
-        return _axes() + "".join(
-            f'<path class="grid" d="M{_LEFT} {self.py(t):g}H{WIDTH - _RIGHT}"/>'
-            f'<text class="y" x="{_LEFT - 4}" y="{self.py(t) + 3:g}">{number(t)}</text>'
+        return axes() + "".join(
+            f'<path class="grid" d="M{LEFT} {self.py(t):g}H{WIDTH - RIGHT}"/>'
+            f'<text class="y" x="{LEFT - 4}" y="{self.py(t) + 3:g}">{number(t)}</text>'
             for t in _ticks(*self.y_range)
         )
 
@@ -166,6 +158,8 @@ class _Frame:
             words[-1] += f" {unit}"
         return "".join(
             f'<text class="x" x="{self.px(t):g}" y="{HEIGHT - 6}">{word}</text>'
+            if self.px(t) + 2.7 * len(word) <= WIDTH
+            else f'<text class="y" x="{WIDTH}" y="{HEIGHT - 6}">{word}</text>'
             for t, word in zip(ticks, words, strict=True)
         )
 
@@ -180,13 +174,13 @@ def lines(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: st
     points = [p for _, ps in series for p in ps]
     ys = [y for _, y in points] or [0.0]
     low, high = min(0.0, *ys), max(ys)
-    frame = _Frame((0, max([x for x, _ in points] or [1])), (low, _top(low, high) if high > low else low + 1))
+    frame = Frame((0, max([x for x, _ in points] or [1])), (low, top_of(low, high) if high > low else low + 1))
     body = [frame.y_axis(), frame.x_axis(unit)]
     for i, (label, ps) in enumerate(series):
         ps = _thin(list(ps), 80)
         d = "M" + "L".join(f"{frame.px(x):g} {frame.py(y):g}" for x, y in ps)
         body.append(f'<path class="line l{i % 3}" d="{d}"><title>{escape(label)}</title></path>')
-    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))
+    return svg("chart", (WIDTH, HEIGHT), title, "".join(body))
 
 
 def _thin(points: list[tuple[float, float]], at_most: int) -> list[tuple[float, float]]:
@@ -200,7 +194,7 @@ def deaths(
     """Dead units in each drawn window as a stepped line, and each death's own step as a mark below it."""
     known = [(s, d) for s, d in zip(steps, dead, strict=True) if d is not None]
     last = max(steps, default=1)
-    frame = _Frame((0, max(last, 1)), (0, _top(0, units)))
+    frame = Frame((0, max(last, 1)), (0, top_of(0, units)))
     body = [frame.y_axis(), frame.x_axis("steps")]
     if known:
         d = f"M{frame.px(0):g} {frame.py(known[0][1]):g}"
@@ -210,11 +204,11 @@ def deaths(
             at = n
         d += f"H{frame.px(last):g}"
         body.append(f'<path class="line l0" d="{d}"/>')
-    base = HEIGHT - _BOTTOM
+    base = HEIGHT - BOTTOM
     marks = sorted({f"M{frame.px(s):g} {base}v-5" for s, _ in died})[:160]
     if marks:
         body.append(f'<path class="mark" d="{"".join(marks)}"/>')
-    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))
+    return svg("chart", (WIDTH, HEIGHT), title, "".join(body))
 
 
 def ranges(low: Tensor, mean: Tensor, high: Tensor, flat: Zone, title: str, at_most: int = 64) -> Markup:
@@ -229,18 +223,18 @@ def ranges(low: Tensor, mean: Tensor, high: Tensor, flat: Zone, title: str, at_m
     if n > at_most:
         triples = [triples[round(i * (n - 1) / (at_most - 1))] for i in range(at_most)]
     if not triples:
-        return _svg("chart", (WIDTH, HEIGHT), title, _axes())
+        return svg("chart", (WIDTH, HEIGHT), title, axes())
     bottom = min(0.0, *(t[2] for t in triples))
     top = max(0.0, *(t[0] for t in triples))
     if top == bottom:
         top = bottom + 1
-    frame = _Frame((0, len(triples)), (bottom, top))
+    frame = Frame((0, len(triples)), (bottom, top))
     shaded = []
     for a, b in flat.intervals:
         upper, lower = frame.py(min(b, top)), frame.py(max(a, bottom))
         if lower > upper:
             shaded.append(
-                f'<rect class="flat" x="{_LEFT}" y="{upper:g}" width="{WIDTH - _LEFT - _RIGHT}" '
+                f'<rect class="flat" x="{LEFT}" y="{upper:g}" width="{WIDTH - LEFT - RIGHT}" '
                 f'height="{lower - upper:g}"><title>flat zone</title></rect>'
             )
     spans, means = [], []
@@ -253,7 +247,7 @@ def ranges(low: Tensor, mean: Tensor, high: Tensor, flat: Zone, title: str, at_m
         frame.y_axis(),
         f'<path class="span" d="{"".join(spans)}"/>',
         f'<path class="mean" d="{"".join(means)}"/>',
-        f'<path class="zero" d="M{_LEFT} {frame.py(0):g}H{WIDTH - _RIGHT}"/>',
-        f'<text class="x" x="{(WIDTH + _LEFT) / 2:.0f}" y="{HEIGHT - 6}">units, by their highest pre-activation</text>',
+        f'<path class="zero" d="M{LEFT} {frame.py(0):g}H{WIDTH - RIGHT}"/>',
+        f'<text class="x" x="{(WIDTH + LEFT) / 2:.0f}" y="{HEIGHT - 6}">units, by their highest pre-activation</text>',
     ]
-    return _svg("chart", (WIDTH, HEIGHT), title, "".join(body))
+    return svg("chart", (WIDTH, HEIGHT), title, "".join(body))

@@ -12,9 +12,14 @@ import jinja2
 
 import relume._version as version
 from relume.census import never_fired_bound, percent
+from relume.diagnose.finding import Finding
 from relume.report import charts
+from relume.report.diagnosed import diagnosed
+from relume.report.findings_view import LISTED, site_anchor
 from relume.report.looks import LOOKS
+from relume.report.numbers import number, share
 from relume.report.view import RunView, SiteView, view
+from relume.report.words import replayed
 from relume.watch import Recording
 
 # Bytes that the strips of a page may take together, and the rows of one table of dead units.
@@ -29,6 +34,7 @@ def write_html(
     title: str | None = None,
     label: str = "this run",
     beside: Sequence[tuple[str, Recording]] = (),
+    findings: Sequence[Finding] | None = None,
 ) -> Path:
     """Write the report of a recording as one HTML file that needs nothing else.
 
@@ -38,6 +44,7 @@ def write_html(
         title: of the page; default: the model's name.
         label: what the page calls this run when others stand beside it.
         beside: (label, recording) of further runs to compare with.
+        findings: of the recording, where they are known already; default: diagnosed now.
 
     Returns:
         The path written.
@@ -47,7 +54,7 @@ def write_html(
         OSError: the file can't be written.
     """
     path = Path(path)
-    page = render(recording, title=title, label=label, beside=beside)
+    page = render(recording, title=title, label=label, beside=beside, findings=findings)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and moved over, so that a reader or a full disk never leaves half a page.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -68,9 +75,11 @@ def render(
     title: str | None = None,
     label: str = "this run",
     beside: Sequence[tuple[str, Recording]] = (),
+    findings: Sequence[Finding] | None = None,
 ) -> str:
     """The page as text; see `write_html`."""
-    runs = [view(recording, label), *(view(r, name) for name, r in beside)]
+    first = view(recording, label, 0, diagnosed(recording, findings))
+    runs = [first, *(view(r, name, i) for i, (name, r) in enumerate(beside, 1))]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("relume.report", ""),
         autoescape=True,
@@ -78,7 +87,7 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(percent=percent, number=charts.number, thousands=lambda n: f"{n:,}")
+    environment.filters.update(percent=percent, number=number, share=share, thousands=lambda n: f"{n:,}")
     n_sites = sum(len(run.sites) for run in runs)
     budget = max(600, _STRIPS_BUDGET // max(n_sites, 1))
     used = {look.key for run in runs for site in run.sites for look in _looks_of(site)}
@@ -91,6 +100,9 @@ def render(
         draw=lambda site: _drawings(site, budget),
         bound=lambda inputs: f"{never_fired_bound(inputs):.2g}",
         table_rows=_TABLE_ROWS,
+        listed=LISTED,
+        replayed=replayed,
+        anchor=site_anchor,
         version=version.__version__,
     )
 

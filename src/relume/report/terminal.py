@@ -64,6 +64,10 @@ class LiveView:
             self._windows = len(watch.windows)
             self._strips = strips(watch.census(phase=watch.main_phase))
 
+    def say(self, words: str) -> None:
+        """Show what is going on when the steps are done."""
+        self._progress.update(self._task, description=words)
+
     def _render(self) -> Group:
         return Group(self._progress, self._strips) if self._strips is not None else Group(self._progress)
 

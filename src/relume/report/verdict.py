@@ -5,25 +5,36 @@ from __future__ import annotations
 import torch
 
 from relume.census import Census, SiteCensus, never_fired_bound, percent
+from relume.report.diagnosed import Diagnosed, diagnosed
+from relume.report.groups import deaths, grave
+from relume.report.words import cause
 from relume.watch import Recording
 
 
-def verdict(recording: Recording) -> str:
-    """How many units are dead, where and since when; on how many inputs, and how sure that is; and what is unsure.
+def verdict(recording: Recording, known: Diagnosed | None = None) -> str:
+    """How many units are dead, where, since when and why; on how many inputs, how sure that is; and what is unsure.
 
     The first sentence is the verdict, what follows is its evidence.
+
+    Args:
+        recording: a live watch or a loaded run.
+        known: its findings, where they are known already; default: diagnosed now.
 
     Raises:
         EmptyCensusError: nothing has been recorded.
     """
-    return " ".join(sentences(recording))
+    return " ".join(sentences(recording, known))
 
 
-def sentences(recording: Recording) -> list[str]:
+def sentences(recording: Recording, known: Diagnosed | None = None) -> list[str]:
     """The verdict first, then its evidence and what keeps it from being the whole story."""
+    known = known or diagnosed(recording)
     census = recording.census(phase=recording.main_phase)
     mortal = [m for m in census.sites if m.reached and m.site.can_die]
     dead = [m for m in mortal if bool(m.dead.any())]
+    doubts = _doubts(census)
+    # Nothing is said to be well that could not be looked at.
+    sound = known.sound and not doubts and not census.notes and (known.findings or not dead) and bool(mortal)
     span = "" if census.last_step is None else f" (steps {census.first_step:,}–{census.last_step:,})"
     if not census.sites:
         return ["No activation was seen, so there is nothing to count."]
@@ -33,7 +44,8 @@ def sentences(recording: Recording) -> list[str]:
         most = max(dead, key=lambda m: (int(m.dead.sum()) / m.units, m.units))
         head = [
             f"{census.dead:,} of {census.units:,} units are dead ({percent(census.dead_fraction)}), "
-            f"{_where(most, dead)}; {_when(recording, dead)}.",
+            f"{_where(most, dead)}{', and so few are ordinary' if sound else ''}; {_when(recording, dead)}"
+            f"{_why(census.dead, known)}.",
             f"In the last window{span} a dead unit fired on none of {_inputs(dead)} inputs, so it fires on fewer than "
             f"1 in {_one_in(min(m.inputs for m in dead))} new ones (95\u00a0% confidence).",
         ]
@@ -45,7 +57,25 @@ def sentences(recording: Recording) -> list[str]:
             if judged
             else "No unit could be judged yet."
         ]
-    return [*head, *_doubts(census)]
+    worst = grave(known.findings)
+    if worst and not deaths(worst[:1]) and worst[0].code != "silent-site":
+        head.insert(0, worst[0].sentence)  # what is the matter is not that units died
+    if sound:
+        head[0] = f"Nothing is the matter: {head[0][0].lower()}{head[0][1:]}"
+    return [*head, *doubts]
+
+
+def _why(dead: int, known: Diagnosed) -> str:
+    """What killed the units, by the gravest finding: "; 75 of them were killed by large steps"."""
+    found = deaths(grave(known.findings))
+    if not found:
+        return ""
+    n = sum(len(f.units) for f in deaths(known.findings) if f.code == found[0].code)
+    words = cause(found[0].code)
+    if not words.deed:
+        return "; what killed them can't be told" if n >= dead else f"; what killed {n:,} of them can't be told"
+    who = "all" if n >= dead > 1 else "it" if dead == 1 else f"{n:,} of them"
+    return f"; {who} {'was' if n == 1 else 'were'} {words.deed}"
 
 
 def _sites(n: int) -> str:

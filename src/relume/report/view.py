@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from relume.census import Census, Phase, SiteCensus, Timeline
+from relume.report.diagnosed import Diagnosed, diagnosed
+from relume.report.findings_view import FindingsView, findings_view
 from relume.report.looks import LOOKS, UNREACHED, codes
+from relume.report.treatment import TreatmentView, dead_through, treatment_view
 from relume.report.verdict import sentences
 from relume.watch import Recording, Window
 
@@ -99,15 +102,18 @@ class RunView:
     Attributes:
         label: what the page calls it.
         verdict: its sentences.
+        findings: what is the matter, and why.
         census: of its latest complete window.
         drawn, windows: how many windows are drawn, of how many.
         scalars: by name, (step, value) in order.
         settings: name and value, for the table at the end.
+        treatment: what a guard did, or None.
     """
 
     label: str
     phase: Phase
     verdict: list[str]
+    findings: FindingsView
     census: Census
     sites: list[SiteView]
     drawn: int
@@ -115,18 +121,26 @@ class RunView:
     steps: int
     scalars: dict[str, list[tuple[int, float]]]
     settings: list[tuple[str, str]]
+    treatment: TreatmentView | None
 
     @property
     def last_scalars(self) -> list[tuple[str, float]]:
         return [(name, points[-1][1]) for name, points in self.scalars.items()]
 
 
-def view(recording: Recording, label: str) -> RunView:
+def view(recording: Recording, label: str, run: int = 0, known: Diagnosed | None = None) -> RunView:
     """Gather everything that the page says of one recording.
+
+    Args:
+        recording: a live watch or a loaded run.
+        label: what the page calls it.
+        run: its number on the page.
+        known: its findings; default: diagnosed now.
 
     Raises:
         EmptyCensusError: nothing has been recorded.
     """
+    known = known or diagnosed(recording)
     phase = recording.main_phase
     census = recording.census(phase=phase)
     windows = [w for w in recording.windows if phase in w.counts]
@@ -155,7 +169,8 @@ def view(recording: Recording, label: str) -> RunView:
     return RunView(
         label=label,
         phase=phase,
-        verdict=sentences(recording),
+        verdict=sentences(recording, known),
+        findings=findings_view(recording, known, run),
         census=census,
         sites=sites,
         drawn=len(drawn),
@@ -163,6 +178,12 @@ def view(recording: Recording, label: str) -> RunView:
         steps=windows[-1].last_step + 1,
         scalars=scalars,
         settings=_settings(recording, windows),
+        treatment=treatment_view(
+            recording,
+            [w.last_step for w in drawn],
+            dead_through([site.dead for site in sites]),
+            sum(site.census.units for site in sites),
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from relume.sites import layout as lay
 from relume.sites.layout import INPUT, UNIT, Layout
 
-_wraps = torch._C._functorch.is_functorch_wrapped_tensor
+wraps = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def transformed() -> bool:
@@ -37,7 +37,7 @@ def outside() -> contextlib.AbstractContextManager[object]:
 def unwrapped(x: Tensor, layout: Layout | None, inputs: int | None) -> tuple[Tensor, Layout]:
     """The whole tensor behind x, and its layout, from that of the slice."""
     layout = lay.plain(x.shape) if layout is None else layout
-    while _wraps(x):
+    while wraps(x):
         at = torch._C._functorch.maybe_get_bdim(x)
         x = torch._C._functorch.get_unwrapped(x)
         if at >= 0:

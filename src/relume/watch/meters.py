@@ -81,17 +81,20 @@ class Meter:
             self.state = self.state and self.state.moved(self.device)
             self._pivot = self._ready = None
 
-    def observe(self, x: Tensor, plan: Plan, activation: Activation, step: int) -> Callable[[Tensor], None]:
+    def observe(
+        self, x: Tensor, plan: Plan, activation: Activation, step: int, moments: Moments | None = None
+    ) -> Callable[[Tensor], None]:
         """Count one application: its pre-activation now, its output when the returned function is called with it.
 
-        Runs apart from autograd, autocast and every torch function mode; reads x, never writes it.
+        Runs apart from autograd, autocast and every torch function mode; reads x, never writes it. Where a kernel can,
+        it also writes `moments` of this application by itself.
         """
         ready = self._ready
         if (
             ready is not None
             and 0 < self.samples <= ready.room
             and ready.fits(x, plan, activation)
-            and ready.add(x, step)
+            and ready.add(x, step, moments)
         ):
             self.inputs += plan.n_inputs
             self.samples += plan.n_samples
@@ -107,7 +110,7 @@ class Meter:
             ready = self._prepared(x, seen, plan, activation, state)
             # A copy in another dtype is counted like any other, but the next such tensor needs its own.
             self._ready = ready if seen.data_ptr() == x.data_ptr() else None
-            fused = ready is not None and ready.add(seen, step)
+            fused = ready is not None and ready.add(seen, step, moments)
             if not fused:
                 good = self._pre_activation(state, seen, plan, activation, step, look)
         self.inputs += plan.n_inputs
@@ -154,7 +157,8 @@ class Meter:
             return None
         output = counted_already if activation.is_relu else self._output(plan, activation, None, seen.is_cpu)
         room = math.inf if state.wide_counts else ROOM - plan.n_samples
-        return _Ready(x.dtype, x.device, tuple(x.shape), x.stride(), room, plan, activation, run, output)
+        writes = not kernels.sifts(seen)
+        return _Ready(x.dtype, x.device, tuple(x.shape), x.stride(), room, plan, activation, run, output, writes)
 
     def _aim(self, state: State, x: Tensor, plan: Plan) -> None:
         """Set the pivot: the mean of a window's first few inputs, in float32, so that it is the same in every dtype."""
@@ -216,6 +220,22 @@ class Meter:
             first.masked_fill_(first < 0, step)
 
 
+class Moments:
+    """Where a meter also writes mean, standard deviation, maximum and minimum of one application.
+
+    Attributes:
+        row: float64 [4, units]; for a meter to write to, on the CPU and contiguous.
+        written: has it done so? Only kernels that read each sample once anyway do.
+    """
+
+    __slots__ = ("address", "row", "written")
+
+    def __init__(self, row: Tensor) -> None:
+        self.row = row
+        self.address = row.data_ptr()
+        self.written = False
+
+
 class _Ready(NamedTuple):
     """A kernel made ready for samples of one kind, so that the next of that kind need no torch call at all."""
 
@@ -226,8 +246,9 @@ class _Ready(NamedTuple):
     room: float  # samples that may have been counted before, so that these do not overflow the state
     plan: Plan
     activation: Activation
-    run: Callable[[Tensor, int], bool]
+    run: Callable[[Tensor, int, int | None], bool]
     output: Callable[[Tensor], None]
+    writes: bool  # moments
 
     def fits(self, x: Tensor, plan: Plan, activation: Activation) -> bool:
         return (
@@ -241,9 +262,12 @@ class _Ready(NamedTuple):
             and not x.is_neg()
         )
 
-    def add(self, x: Tensor, step: int) -> bool:
+    def add(self, x: Tensor, step: int, moments: Moments | None) -> bool:
         """False, and nothing counted, when a sample is not finite."""
-        return self.run(x, step)
+        if moments is None or not self.writes:
+            return self.run(x, step, None)
+        moments.written = self.run(x, step, moments.address)
+        return moments.written
 
 
 def _add(row: Tensor, value: Tensor | int) -> None:

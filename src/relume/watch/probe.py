@@ -35,12 +35,15 @@ class Probe:
 
     Args:
         tracker: of the model, whose pass a probe is.
+        begins: called when the pass begins: what that hangs on modules must be gone when `ended` returns, as modules
+            are then put back as they were.
         ended: called with the output when the pass has been seen.
     """
 
-    def __init__(self, tracker: Tracker, ended: Callable[[Any, bool], None]) -> None:
+    def __init__(self, tracker: Tracker, begins: Callable[[], None], ended: Callable[[Any, bool], None]) -> None:
         self.tracker = tracker
         self.model = tracker.model
+        self._begins = begins
         self._ended = ended
         self._depth = 0
         self.failure: Exception | None = None  # what the original code raised; the compiled may do as well, or not
@@ -108,6 +111,7 @@ class Probe:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's own call begins; it may call itself."""
         if not self._depth:
+            self._begins()
             self.tracker.begin(args, kwargs)
         self._depth += 1
 

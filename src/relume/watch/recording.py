@@ -24,6 +24,9 @@ from relume.sites import Site
 if TYPE_CHECKING:
     import pandas as pd
 
+    from relume.diagnose import Finding
+    from relume.diagnose.record import Record
+
 PHASES: tuple[Phase, Phase] = ("train", "eval")
 PhaseCounts = Mapping[str, Counts]
 _SPAN = 2**20  # units, over windows and sites, that are worked on at once
@@ -154,7 +157,10 @@ class Recording:
         about: what was run: model class, number of parameters, `every`, `window`, versions.
         notes: what could not be counted, and why.
         scalars: (step, name, value) logged by the user with `Watch.log`.
+        record: what a watch keeps for diagnosis; None where it keeps nothing, and where it is in the run file.
     """
+
+    record: Record | None = None
 
     def __init__(self, min_inputs: int) -> None:
         self.min_inputs = min_inputs
@@ -303,6 +309,24 @@ class Recording:
         if len(by_alias) == 1:
             return by_alias[0]
         raise CensusMismatchError(f"there is no site {site!r}; sites: {', '.join(self._sites) or 'none yet'}")
+
+    def diagnose(self, confirm: bool = False) -> list[Finding]:
+        """What is the matter, and what killed the units that died; as `relume.diagnose(run, confirm)`.
+
+        Args:
+            confirm: run recent training again with one thing changed; takes a watch with `replay=True`.
+
+        Raises:
+            RelumeError: the run kept nothing to diagnose by, or nothing that a replay could run again.
+            EmptyCensusError: no training pass has been observed yet.
+        """
+        from relume.diagnose import diagnose  # a recording is below diagnosis; only this call looks up
+
+        return diagnose(self, confirm)
+
+    def kept_record(self) -> Record | None:
+        """What was kept of the run for diagnosis, or None."""
+        return self.record
 
     def report(self, path: str | Path, *, title: str | None = None) -> Path:
         """Write the HTML report; returns its path.

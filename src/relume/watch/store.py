@@ -3,8 +3,10 @@
 WAL mode, one commit per window: kill -9 loses at most the window in progress. Only numbers, JSON and raw
 little-endian arrays are stored, never code, so opening a foreign file can fail but not harm. Every row carries a
 checksum of itself, and every window says how many rows of counts it has: a damaged file is refused, never misread.
-Counts are written and read site by site. Format 2 differs from format 1, which is still read, in how arrays are packed.
-What grows with the run (counts) is read when it is asked for; the timelines are kept as folded so far, a row per site.
+Counts are written and read site by site. What grows with the run (counts) is read when it is asked for; the timelines
+are kept as folded so far, a row per site. What diagnosis keeps are entries that only it understands, and bounded; where
+they are damaged, all else can still be read. Format 3 adds those to format 2, which packs arrays otherwise than format
+1; both are still read.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ import sqlite3
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from relume.census import Counts, Phase, Timeline
 from relume.census.counts import ARRAYS
@@ -29,7 +31,10 @@ from relume.sites import Site
 from relume.watch.packing import head, pack, pack_timeline, unpack, unpack_several, unpack_timeline, whole_number
 from relume.watch.recording import PHASES, PhaseCounts, Recording, Span, Window, some_at_a_time
 
-FORMAT = 2
+if TYPE_CHECKING:
+    from relume.diagnose.record import Record
+
+FORMAT = 3
 APPLICATION_ID = 0x72656C75  # "relu", in the SQLite header
 FILE_NAME = "run.sqlite"
 _BATCH = 96 * 2**20  # bytes of arrays that are read at once, where many windows are
@@ -69,13 +74,29 @@ _TABLES = {
     "scalars": (("place INTEGER", "step INTEGER", "name TEXT", "value BLOB"), "place"),
     "notes": (("place INTEGER", "text TEXT"), "place"),
     "timelines": (("site TEXT", "number INTEGER", "arrays BLOB"), "site"),
+    "diagnosis": (("kind TEXT", "site TEXT", "number INTEGER", "content BLOB"), "kind, site, number"),
 }  # fmt: skip
 
 
 _ONE_WINDOW = "SELECT site, inputs, samples, units, arrays, checksum FROM counts WHERE number = ? AND phase = ?"
 
-# All but most of the file, which is held against the windows' own tallies when it is read.
-_SMALL = [table for table in _TABLES if table != "counts"]
+# All but most of the file, which is held against the windows' own tallies when it is read, and what is for diagnosis.
+_SMALL = [table for table in _TABLES if table not in ("counts", "diagnosis")]
+
+
+Key = tuple[str, str, int]  # kind, site, number
+
+
+class Entries(Protocol):
+    """News of what is kept for diagnosis; see `relume.diagnose.archive`."""
+
+    @property
+    def put(self) -> Mapping[Key, bytes]:
+        """New, or in place of those that are there."""
+
+    @property
+    def gone(self) -> Collection[Key]:
+        """No longer needed."""
 
 
 def run_file(path: str | Path) -> Path:
@@ -112,7 +133,7 @@ class Writer:
         self.path = run_file(path)
         self._process = os.getpid()
         self._sites: dict[str, Site] = {}
-        self._rows = dict.fromkeys(_SMALL, 0)  # committed
+        self._rows = dict.fromkeys([*_SMALL, "diagnosis"], 0)  # committed
         self._about: set[str] = set()
         self._timelines: set[str] = set()
         try:
@@ -154,6 +175,28 @@ class Writer:
             self._db.close()
             raise
 
+    @classmethod
+    def again(cls, path: Path) -> Writer:
+        """For a run that has ended, to `amend` it.
+
+        Raises:
+            sqlite3.Error, OSError, ValueError: it can't be written, or is damaged.
+        """
+        writer = cls.__new__(cls)
+        writer.path, writer._process, writer._file = path, os.getpid(), path.stat()
+        writer._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)
+        about = dict(_checked_rows(writer._db, "about", ""))
+        writer._about, writer._rows = set(about) - {_ROWS}, json.loads(about[_ROWS])
+        return writer
+
+    def amend(self, diagnosis: Entries) -> None:
+        """Commit what is new of what diagnosis keeps, and nothing else."""
+        rows = dict(self._rows)
+        with self._transaction():
+            rows["diagnosis"] += self._put_entries(diagnosis)
+            self._put_about({}, rows)
+        self._rows = rows
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
@@ -185,6 +228,7 @@ class Writer:
         notes: list[str],
         about: Mapping[str, Any] | None = None,
         timelines: Mapping[str, Timeline] | None = None,
+        diagnosis: Entries | None = None,
     ) -> None:
         """Commit one window with the sites, scalars and notes that are new since the last.
 
@@ -194,6 +238,7 @@ class Writer:
             scalars: those not yet written.
             about: what has changed of it.
             timelines: by site, this window folded in. Without them a reader folds all windows, which takes longer.
+            diagnosis: what is new of it.
 
         Raises:
             sqlite3.Error, OSError: the disk is full, the file was removed, or another process holds it.
@@ -223,6 +268,8 @@ class Writer:
             self._put("notes", list(enumerate(new_notes, rows["notes"])))
             rows["scalars"] += len(scalars)
             rows["notes"] += len(new_notes)
+            if diagnosis is not None:
+                rows["diagnosis"] += self._put_entries(diagnosis)
             self._put_about(about or {}, rows)
         self._sites.update((s.name, s) for s in sites)
         self._rows = rows
@@ -255,6 +302,13 @@ class Writer:
         folded = sorted(timelines.keys() & counted.keys())
         self._put("timelines", ((name, window.index, pack_timeline(timelines[name])) for name in folded))
         self._timelines.update(folded)
+
+    def _put_entries(self, entries: Entries) -> int:
+        """Returns how many more there are than before."""
+        stale = [*entries.gone, *entries.put]
+        before = self._db.executemany("DELETE FROM diagnosis WHERE kind = ? AND site = ? AND number = ?", stale)
+        self._put("diagnosis", ((*key, content) for key, content in entries.put.items()))
+        return len(entries.put) - before.rowcount
 
     def _check_still_there(self) -> None:
         """SQLite would go on writing to a file that was removed, and all would be lost at the end."""
@@ -302,9 +356,8 @@ class Run(Recording):
             raise RunFileError(f"{self.path} can't be opened as a run file: {error}") from error
         try:
             self._check_format()
-            self._db.execute("BEGIN")  # all that follows as of one moment, though the run goes on
-            self._read()
-            self._db.execute("COMMIT")
+            with self._one_moment():
+                self._read()
         except RunFileError:
             self._db.close()
             raise
@@ -374,6 +427,55 @@ class Run(Recording):
         ]
         self.notes = [_text(text) for _, text in self._rows("notes")]
         self._timelines = {site: (number, arrays) for site, number, arrays in self._rows("timelines")}
+        # A running run rewrites them: they are read with the rest or they would be of another moment.
+        self._entries = self._read_entries() if self.status == "running" else None
+
+    def _read_entries(self) -> dict[Key, bytes] | RunFileError:
+        """What is kept for diagnosis, or why it can't be read: that is raised when it is asked for."""
+        try:
+            with self._one_moment():
+                rows = dict(self._rows("about", "WHERE key = ?", _ROWS))
+                told = whole_number(json.loads(rows[_ROWS]).get("diagnosis", 0))
+                found = self._rows("diagnosis") if told else iter(())
+                entries = {(kind, site, number): content for kind, site, number, content in found}
+            if len(entries) != told:
+                raise ValueError(f"it has {len(entries)} rows of {told}")
+        except _DAMAGE as error:
+            return self._undiagnosed(error)
+        return entries
+
+    @contextlib.contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """What is read in it is as of one moment, though the run goes on."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
+
+    def _undiagnosed(self, error: BaseException) -> RunFileError:
+        but = "" if isinstance(error, sqlite3.ProgrammingError) else ", but all else can"  # else it was closed
+        return RunFileError(f"{self.path}: what it keeps for diagnosis can't be read{but}: {error}")
+
+    def kept_record(self) -> Record | None:
+        if self.record is None:
+            entries = self._entries if self._entries is not None else self._read_entries()
+            if isinstance(entries, RunFileError):
+                raise entries
+            if entries:
+                from relume.diagnose.archive import restored  # diagnosis is above the run file
+
+                try:
+                    self.record = restored(entries, self.sites)
+                except _DAMAGE as error:
+                    raise self._undiagnosed(error) from error
+            self._entries = {}
+        return self.record
+
+    kept_record.__doc__ = Recording.kept_record.__doc__
 
     def _check_room(self) -> None:
         """A site's arrays are made as long as it says; a foreign file may not have them made of any length."""

@@ -19,7 +19,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -43,6 +43,9 @@ from relume.watch.sync import Ranks, on_this_rank, ranks_of, replicated, tensor_
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from relume.diagnose.archive import Archivist, News
+    from relume.diagnose.record import Record
 
 # What a watch keeps in memory: beyond it, neighbouring windows are added up and the history gets coarser.
 MEMORY_LIMIT = 64 * 2**20
@@ -70,6 +73,8 @@ class Watch(Recording):
         on_window: Callable[[Watch, Window], None] | None = None,
         budget: float = 0.01,
         sync: bool | ProcessGroup = True,
+        diagnose: bool = True,
+        replay: bool | int = False,
     ) -> None:
         super().__init__(arguments.positive("min_inputs", min_inputs))
         called = compiled.original(arguments.module(model, "watch"))
@@ -99,7 +104,7 @@ class Watch(Recording):
         # Several threads may call the model; one pass at a time is seen, and no window ends within a count.
         self._lock = threading.RLock()
         self._calls = Calls()
-        self._probe = Probe(self._tracker, self._seen)
+        self._probe = Probe(self._tracker, self._tell_of_begin, self._seen)
         self.observers: list[Observer] = []  # of training passes, beside the meters
         self._doors = compiled.Doors(self._before_forward, self._after_forward)
         self._meters: dict[tuple[int, Phase], Meter] = {}  # by the number of the site
@@ -120,6 +125,10 @@ class Watch(Recording):
         self._ranks = self._find_ranks(called, sync)
         writes = save is not None and (self._ranks is None or self._ranks.first)
         self._writer = Writer(save, self.about) if save is not None and writes else None
+        self.record = self._recorded(diagnose)
+        self._archivist: Archivist | None = None  # says what of the record is new to the run file
+        self._ended: Path | None = None  # the run file, once it is finished
+        self.replay = self._replayed(replay)
         self._handles: list[Any] = []
         self._hooks: list[Any] = []  # on the model itself
         self._traced = False  # compiled code has been made with them in place
@@ -141,6 +150,24 @@ class Watch(Recording):
             "window": self.window,
             "min_inputs": self.min_inputs,
         }
+
+    def _recorded(self, diagnose: bool) -> Record | None:
+        """What diagnosis keeps of the run; imported here, as it stands a floor above."""
+        if not isinstance(diagnose, bool):
+            raise TypeError(f"diagnose is True or False, not {type(diagnose).__name__}")
+        if not diagnose:
+            return None
+        from relume.diagnose.record import Record
+
+        return Record.on(self)
+
+    def _replayed(self, replay: bool | int) -> Any:
+        """What a replay needs of the run, up to so many bytes."""
+        if replay is False:
+            return None
+        from relume.diagnose.replay import Replay
+
+        return Replay.on(self, None if replay is True else arguments.positive("replay", replay))
 
     def _find_ranks(self, called: nn.Module, sync: bool | ProcessGroup) -> Ranks | None:
         ranks = ranks_of(called, sync, {k: self.about[k] for k in ("relume", "model", "parameters", "window")})
@@ -198,8 +225,7 @@ class Watch(Recording):
             if not elsewhere:
                 self._doors.close()
                 self._tracker.end()
-                for observer in self.observers:
-                    observer.end()
+                self._tell("ending a forward pass", lambda observer: observer.end())
 
     def __enter__(self) -> Watch:
         if self.closed or self._entered:
@@ -230,6 +256,8 @@ class Watch(Recording):
             return
         self.closed = True
         try:
+            if self.replay is not None:
+                self.replay.close()
             self._detach()
             if self._ranks is not None and status == "finished":
                 self._ranks.meet(closing=True)
@@ -241,6 +269,7 @@ class Watch(Recording):
             every = {} if self._pace is None else {"every": f"auto ({self.every} at the end)"}
             self.about |= {"status": status, "steps": self.step, **every}
             self._save(None, {"status": status, "steps": self.step, "ended": time.time(), **every})
+            self._ended = self._writer.path if self._writer is not None else None
             self._stop_saving()
 
     @contextlib.contextmanager
@@ -250,6 +279,33 @@ class Watch(Recording):
             yield
         except Exception as error:
             self._tracker.trouble(doing, error)
+
+    def _tell(self, doing: str, what: Callable[[Observer], None]) -> None:
+        """Tell the observers of something. One that fails is told nothing more, and must not take counts with it."""
+        for observer in tuple(self.observers):
+            try:
+                what(observer)
+            except Exception as error:
+                self.observers.remove(observer)
+                if observer is self.record:
+                    self.record.stop(f"it failed while {doing} ({type(error).__name__}: {error})")
+                with self._guarded(doing):
+                    observer.end()
+                self._tracker.trouble(doing, error)
+                self._take_notes()
+
+    def _tell_of_begin(self) -> None:
+        if self._phase == "train":
+            self._tell("starting to look at a forward pass", lambda observer: observer.begin(self.step))
+
+    def note(self, text: str) -> None:
+        """Something that readers of the run should know: among its notes, without a warning."""
+        self._tracker.note(text, quiet=True)
+        self._take_notes()
+
+    def trouble(self, error: Exception) -> None:
+        """An error in an observer, where no call of its could raise it: said once, and training goes on."""
+        self._tracker.trouble("recording what diagnosis needs", error)
 
     # Hooks
 
@@ -307,11 +363,10 @@ class Watch(Recording):
                 return
             self._phase = "train" if training else "eval"
             with self._guarded("looking at a forward pass aside" if aside else "starting to look at a forward pass"):
-                for observer in self.observers if training else ():
-                    observer.begin(self.step)
                 if aside:
                     self._probe.run(module, args, kwargs)
                 else:
+                    self._tell_of_begin()
                     self._tracker.begin(args, kwargs)
         if training:
             self._due = (self.step // self.every + 1) * self.every
@@ -345,8 +400,7 @@ class Watch(Recording):
         tracker = self._tracker
         empty = tracker.flow.inputs == 0
         tracker.end(output)
-        for observer in self.observers:
-            observer.end()
+        self._tell("ending a forward pass", lambda observer: observer.end())
         if tracker.restarted:
             with self._lock:
                 tracker.forget()
@@ -438,12 +492,11 @@ class Watch(Recording):
             self._heard_the_end()
             if self._tracker.here():
                 self._tracker.end()
+                self._tell("ending a forward pass", lambda observer: observer.end())
 
     def _step_done(self) -> None:
         if self.observers and self.step == self._seen_step:
-            with self._guarded("looking at an optimizer's step"):
-                for observer in self.observers:
-                    observer.stepped(self.step)
+            self._tell("looking at an optimizer's step", lambda observer: observer.stepped(self.step))
         if self._pace is not None:
             self._pace.step(observed=self.step == self._seen_step)
         self.step += 1
@@ -466,14 +519,17 @@ class Watch(Recording):
             self._tracker.note(f"'{found.site.name}' is a DTensor, spread over ranks: relume doesn't count those")
             return None
         with self._lock:
-            if self._phase == "train":
-                for observer in self.observers:
-                    observer.see(found.site, whole, found.plan)
+            training = self._phase == "train"
             key = (found.number, self._phase)
             meter = self._meters.get(key)
             if meter is None:
                 meter = self._meters[key] = Meter(found.plan.n_units, x.device)
-            output = meter.observe(whole, found.plan, found.activation, self.step)
+            moments = None
+            if training and self.record is not None:
+                moments = self.record.moments(found.site, whole)
+            output = meter.observe(whole, found.plan, found.activation, self.step, moments)
+            if training:
+                self._tell("looking at a site", lambda observer: observer.see(found.site, whole, found.plan))
             return None if output is counted_already else output
 
     # Windows
@@ -531,8 +587,7 @@ class Watch(Recording):
             with self._guarded("adding up a window"):
                 self._fold(window)
                 self._keep(window)
-                for observer in self.observers:
-                    observer.window(self, window)
+            self._tell("adding up a window", lambda observer: observer.window(self, window))
         if window is not None or self._new_scalars:
             self._save(window)
         if window is not None and self._on_window is not None:
@@ -582,7 +637,8 @@ class Watch(Recording):
             return
         try:
             scalars, self._new_scalars = self._new_scalars, []
-            self._writer.write(window, self.sites, scalars, self.notes, about, self._timelines)
+            news = self._for_diagnosis()
+            self._writer.write(window, self.sites, scalars, self.notes, about, self._timelines, news)
             if window is not None and in_memory(window) > MEMORY_LIMIT:
                 self._windows[-1] = self._writer.stored(window)
                 self._kept_bytes = sum(map(in_memory, self._windows))
@@ -598,6 +654,33 @@ class Watch(Recording):
             self._stop_saving()
             self._tracker.trouble("saving a window", error)
             self._take_notes()
+
+    def _for_diagnosis(self) -> News | None:
+        """What the run file does not have yet of the record."""
+        if self.record is None:
+            return None
+        with self._guarded("keeping what diagnosis needs"):
+            if self._archivist is None:
+                from relume.diagnose.archive import Archivist  # above
+
+                self._archivist = Archivist(self.record)
+            return self._archivist.news()
+        return None
+
+    def keep_confirmed(self) -> None:
+        """Findings were confirmed by a replay: to the run file with them, though it has ended."""
+        if self._writer is not None:
+            self._save(None)
+        elif self._ended is not None and self._archivist is not None:
+            try:
+                writer = Writer.again(self._ended)
+                try:
+                    writer.amend(self._archivist.news())
+                finally:
+                    writer.close()
+            except (sqlite3.Error, OSError, ValueError) as error:
+                self._tracker.note(f"what a replay said can't be added to {self._ended} ({error})")
+                self._take_notes()
 
     def _stop_saving(self) -> None:
         writer, self._writer = self._writer, None
@@ -624,6 +707,11 @@ class Watch(Recording):
         return copy.deepcopy(self._timelines[name]) if name in self._timelines else super().timeline(name)
 
     timeline.__doc__ = Recording.timeline.__doc__
+
+    @property
+    def timelines(self) -> Mapping[str, Timeline]:
+        """By site, as they go on with the training; for reading alone."""
+        return MappingProxyType(self._timelines)
 
     def log(self, **values: float) -> None:
         """Record numbers of your own (loss, accuracy) at the present step, for the report and the run file."""
@@ -672,6 +760,8 @@ def watch(
     on_window: Callable[[Watch, Window], None] | None = None,
     budget: float = 0.01,
     sync: bool | ProcessGroup = True,
+    diagnose: bool = True,
+    replay: bool | int = False,
 ) -> Watch:
     """Watch a model while it trains: which units fire, which have died, and when.
 
@@ -700,6 +790,10 @@ def watch(
         sync: where `torch.distributed` is initialized, call `watch` alike on every rank, and each holds the census of
             all ranks' inputs after each window; the first rank writes `save`, the others ignore it. A process group
             adds up its ranks alone; False adds up none, and each rank writes what it is told to.
+        diagnose: keep what `relume.diagnose` needs, as `Watch.record`: of each unit what moved its mean pre-activation,
+            of each producer its steps. False leaves it out.
+        replay: keep snapshots and recent batches too, so that `finding.confirm()` can run them again with one thing
+            changed; True, or the bytes that they may take.
 
     Returns:
         Watch: `.census()`, `.history()`, `.timeline(site)`, `.report(path)`, `.log(loss=…)`, `.close()`.
@@ -732,4 +826,6 @@ def watch(
         on_window=on_window,
         budget=budget,
         sync=sync,
+        diagnose=diagnose,
+        replay=replay,
     )

@@ -28,7 +28,7 @@ def sifts(x: Tensor) -> bool:
     return x.is_cuda or os.environ.get("RELUME_KERNELS", "").lower() == "triton"
 
 
-def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int], bool] | None:
+def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int, int | None], bool] | None:
     """A call that adds samples like `x` to a meter's state, or None where no kernel can.
 
     Args:
@@ -37,8 +37,9 @@ def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int], 
         state: held by the call; while it is in use no row may be replaced.
 
     Returns:
-        A function of the samples and the step; False, with nothing added, where it refuses them as not finite, or the
-        step as too large for the state.
+        A function of the samples, the step, and the address of float64 [4, units] or None: kernels that do not sift
+        write mean, standard deviation, maximum and minimum of these samples there. False, with nothing added, where it
+        refuses the samples as not finite, or the step as too large for the state.
     """
     if (
         os.environ.get("RELUME_KERNELS", "").lower() in OFF

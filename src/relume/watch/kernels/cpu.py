@@ -32,7 +32,7 @@ def load() -> dict[torch.dtype, Kernel] | None:
             function = getattr(built, name)
             function.argtypes = [
                 ctypes.c_void_p, *[ctypes.c_int64] * 4, *[ctypes.c_double] * 2, *[ctypes.c_int] * 3,
-                ctypes.c_int64, ctypes.c_void_p,
+                ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
             ]  # fmt: skip
             function.restype = ctypes.c_int
             kernels[dtype] = function
@@ -50,7 +50,7 @@ def reason() -> str:
     return _said[0] if load() is None and _said else ""
 
 
-def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int], bool] | None:
+def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int, int | None], bool] | None:
     """A call that adds samples like `x` to a meter's state; see `kernels.prepared`."""
     kernel = (load() or {}).get(x.dtype)
     if kernel is None:
@@ -65,7 +65,7 @@ def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int], 
     )
     address = ctypes.addressof(rows)
 
-    def run(x: Tensor, step: int, _holds: object = (given, rows)) -> bool:
-        return kernel(x.data_ptr(), *rest, step, address) == 0
+    def run(x: Tensor, step: int, moments: int | None, _holds: object = (given, rows)) -> bool:
+        return kernel(x.data_ptr(), *rest, step, address, moments) == 0
 
     return run

@@ -120,13 +120,14 @@ def totals(x: Tensor, sizes: tuple[int, int, int, int], edges: tuple[float, floa
     return summed
 
 
-def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int], bool] | None:
-    """A call that adds samples like `x` to a meter's state; see `kernels.prepared`. It sifts, and refuses no sample."""
+def prepared(x: Tensor, how: Counting, state: State) -> Callable[[Tensor, int, int | None], bool] | None:
+    """A call that adds samples like `x` to a meter's state; see `kernels.prepared`. It sifts: it refuses no sample.
+    It writes no moments."""
     if load() is None or x.dtype == torch.float64:
         return None
     bad, whole = state.expect_nonfinite(), state.fired.dtype
 
-    def run(x: Tensor, step: int) -> bool:
+    def run(x: Tensor, step: int, moments: int | None) -> bool:
         if step > ROOM and not state.wide_counts:
             return False
         seen = totals(x, how.sizes, how.edges, state.pivot)

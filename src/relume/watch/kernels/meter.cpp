@@ -1,6 +1,7 @@
 // One pass over a site's pre-activations: per unit the inputs and samples that fire, sum and sum of squares about a
 // pivot, extremes, and for ReLU the sum of outputs, added to a meter's state. Plain C++ without torch's headers, so that it
-// builds in a second with any compiler; `cpu.py` builds, loads and calls it.
+// builds in a second with any compiler; `cpu.py` builds, loads and calls it. Asked to, it also writes down the mean, spread
+// and extremes of these samples alone.
 //
 // Samples come as [inputs, rows, units, inner], contiguous. The rows of the state are those of state.py. Nothing is written
 // when a sample is NaN or infinite: the caller then takes the path that sifts.
@@ -23,6 +24,7 @@ struct State {
 
 constexpr int64_t BLOCK = 64;                // samples that a lane adds up in T before they go into a double
 constexpr int64_t TILE = 1024;               // bytes of units that are counted together: their totals fit the first cache
+constexpr double FAR = 1e-3;                 // a variance that is less of the squared distance from the pivot is not trusted
 constexpr int64_t EXACT = int64_t(1) << 22;  // ones that a lane counts in T, exactly
 
 template <typename T>
@@ -206,22 +208,53 @@ void add(const Totals<T>& t, const How& how, const State& state, int64_t units) 
         for (int64_t u = 0; u < units; ++u) state.output[u] += t.output[u];
 }
 
+// One thread: torch's own wait for work on the other cores without giving them up.
+template <typename T>
+void total(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, const T* pivot, T low, T high, Totals<T>& t) {
+    if (inner == 1)
+        across(x, inputs, rows, units, pivot, low, high, t);
+    else
+        along(x, inputs, rows, units, inner, pivot, low, high, t);
+}
+
+// Mean, standard deviation, maximum and minimum, [4, units]. False where a unit lies so far from its pivot, measured by its
+// spread, that the spread is lost to rounding.
+template <typename T>
+bool moments_of(const Totals<T>& t, double samples, const std::vector<T>& pivot, int64_t units, double* to) {
+    bool precise = true;
+    for (int64_t u = 0; u < units; ++u) {
+        const double off = t.sum[u] / samples, variance = t.squares[u] / samples - off * off;
+        // A unit that is constant but for rounding needs no second look.
+        const double slack = 1e-6 * static_cast<double>(pivot[u]);
+        if (variance < FAR * off * off && off * off > slack * slack) precise = false;
+        to[u] = pivot[u] + off;
+        to[units + u] = variance > 0 ? std::sqrt(variance) : 0;
+        to[2 * units + u] = t.high[u];
+        to[3 * units + u] = t.low[u];
+    }
+    return precise;
+}
+
 template <typename T>
 int observe(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, double low_edge, double high_edge,
-            int relu, int counted, int flat, int64_t step, const State* state) {
+            int relu, int counted, int flat, int64_t step, const State* state, double* moments) {
     if (!state->wide_counts && step > std::numeric_limits<int32_t>::max()) return 1;
     Totals<T> t(units);
     std::vector<T> pivot(state->pivot, state->pivot + units);
     const T low = static_cast<T>(low_edge), high = static_cast<T>(high_edge);
-    // One thread: torch's own wait for work on the other cores without giving them up.
-    if (inner == 1)
-        across(x, inputs, rows, units, pivot.data(), low, high, t);
-    else
-        along(x, inputs, rows, units, inner, pivot.data(), low, high, t);
+    total(x, inputs, rows, units, inner, pivot.data(), low, high, t);
     // NaN and infinity stay in the squares; finite samples may be too large for them.
     for (int64_t u = 0; u < units; ++u)
         if (!std::isfinite(t.squares[u]) || !std::isfinite(t.sum[u]) || !std::isfinite(t.output[u])) return 1;
-    const How how{inputs, static_cast<double>(inputs) * rows * inner, relu != 0, counted != 0, flat != 0, step};
+    const double samples = static_cast<double>(inputs) * rows * inner;
+    if (moments && samples > 0 && !moments_of(t, samples, pivot, units, moments)) {
+        // Units have moved far since the window began: once more, about the means that have just been found.
+        Totals<T> again(units);
+        for (int64_t u = 0; u < units; ++u) pivot[u] = static_cast<T>(moments[u]);
+        total(x, inputs, rows, units, inner, pivot.data(), low, high, again);
+        moments_of(again, samples, pivot, units, moments);
+    }
+    const How how{inputs, samples, relu != 0, counted != 0, flat != 0, step};
     if (state->wide_counts)
         state->wide_extremes ? add<int64_t, double>(t, how, *state, units) : add<int64_t, float>(t, how, *state, units);
     else
@@ -234,12 +267,12 @@ int observe(const T* x, int64_t inputs, int64_t rows, int64_t units, int64_t inn
 extern "C" {
 
 int relume_observe_f32(const float* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, double low, double high,
-                       int relu, int counted, int flat, int64_t step, const State* state) {
-    return observe<float>(x, inputs, rows, units, inner, low, high, relu, counted, flat, step, state);
+                       int relu, int counted, int flat, int64_t step, const State* state, double* moments) {
+    return observe<float>(x, inputs, rows, units, inner, low, high, relu, counted, flat, step, state, moments);
 }
 
 int relume_observe_f64(const double* x, int64_t inputs, int64_t rows, int64_t units, int64_t inner, double low, double high,
-                       int relu, int counted, int flat, int64_t step, const State* state) {
-    return observe<double>(x, inputs, rows, units, inner, low, high, relu, counted, flat, step, state);
+                       int relu, int counted, int flat, int64_t step, const State* state, double* moments) {
+    return observe<double>(x, inputs, rows, units, inner, low, high, relu, counted, flat, step, state, moments);
 }
 }

@@ -1,0 +1,309 @@
+"""`relume.guard`: a watch that treats: at the ends of windows it acts on what diagnosis found, and judges its acts.
+
+It acts between two steps, after the optimizer's. An act is judged by the training loss, `patience` windows later: one
+that harmed is taken back. The watch's own promise, to change no bit of the training, holds until the first act.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from relume.diagnose.causes import diagnose
+from relume.errors import RelumeError
+from relume.treat.convert import convert
+from relume.treat.guard.act import Act, Outcome
+from relume.treat.guard.choose import Intent, Standing, intents
+from relume.treat.guard.held import Held
+from relume.treat.guard.judge import Losses
+from relume.treat.guard.policy import Policy, policy_of
+from relume.treat.revive import Revival, revive
+from relume.watch import Watch, Window, census
+
+
+class Guard(Watch):
+    """A model under guard. Made by `relume.guard`; see there."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        policy: str | Policy = "gentle",
+        loss: str = "loss",
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        if optimizer is None:
+            raise TypeError("a guard treats between the steps of an optimizer: give the one that trains the model")
+        own = {f.name for f in fields(Policy)} - {"name"}
+        self.policy = policy_of(policy, **{name: options.pop(name) for name in own & set(options)})
+        self._acts: list[Act] = []
+        self._losses = Losses(loss)
+        self._told: Callable[[Watch, Window], None] | None = options.pop("on_window", None)
+        self._seed = seed
+        self._undo: dict[int, Callable[[], None]] = {}  # of acts that are pending, by their number
+        self._due_at: dict[int, int] = {}  # the window in which each is judged
+        self._window_now = 0
+        self._touched: dict[str, int] = {}  # the window in which each site, or "" for the settings, was last treated
+        self._revived: dict[str, int] = {}
+        self._lowered: dict[str, int] = {}
+        self._since = -1
+        self._converted: set[str] = set()
+        self._batch: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        super().__init__(model, optimizer, on_window=self._on_the_window, **options)
+        self._held = [Held(o) for o in self.optimizers]
+
+    def _describe(self) -> dict[str, Any]:
+        return {**super()._describe(), "policy": self.policy.name}
+
+    @property
+    def acts(self) -> tuple[Act, ...]:
+        """What it did, or would have done, in order."""
+        return tuple(self._acts)
+
+    def log(self, **values: float) -> None:
+        self._losses.add(self.step, values)
+        super().log(**values)
+
+    log.__doc__ = Watch.log.__doc__
+
+    def __str__(self) -> str:
+        acts = "\n".join(f"  {act}" for act in self._acts) or "  no acts"
+        return f"{super().__str__()}\n{acts}"
+
+    # What happens
+
+    def _see(self, module: nn.Module, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if training:
+            self._batch = (args, kwargs)
+        super()._see(module, training, args, kwargs)
+
+    def _finish(self, status: str) -> None:
+        if not self.closed:
+            super()._finish(status)
+            for held in self._held:
+                held.release()
+            self._batch = None
+
+    def _on_the_window(self, watch: Watch, window: Window) -> None:
+        # The window that closing cuts short comes after the last step: nothing is gained by treating then.
+        if not self.closed and window.complete:
+            with self._guarded("treating"):
+                self._treat()
+        if self._told is not None:
+            self._told(self, window)
+
+    def _treat(self) -> None:
+        self._window_now += 1
+        known = len(self._acts)
+        before = list(self._acts)
+        self._judge()
+        if self._by_passes:  # a compiled step: the end of a forward pass is no place to write weights
+            self._tracker.note("the optimizer's step is compiled, so the guard can't act between steps", quiet=True)
+        elif len(self._acts) < self.policy.budget:
+            for intent in self._intents():
+                if len(self._acts) < self.policy.budget:
+                    self._acts.append(self._do(intent))
+        if len(self._acts) > known or self._acts != before:
+            self.about["acts"] = [act.to_dict() for act in self._acts]
+            self._save(None, {"acts": self.about["acts"]})
+
+    def _intents(self) -> list[Intent]:
+        record = self.record
+        if record is None:
+            raise RelumeError("a guard needs the record that diagnosis goes by: leave diagnose=True")
+        sizes = {site.name: site.units for site in self.sites}
+        standing = Standing(self._resting, self._revived, self._lowered, self._since, frozenset(self._converted))
+        found = intents(diagnose(self, record), sizes, self.policy, standing)
+        if not self.policy.dry:
+            return found
+        said = {(act.kind, *act.units.items()) for act in self._acts}
+        return [intent for intent in found if (intent.kind, *intent.units.items()) not in said]
+
+    def _resting(self, where: str) -> bool:
+        last = self._touched.get(where)
+        return last is not None and self._window_now - last < self.policy.cooldown
+
+    def _judge(self) -> None:
+        """Keep or undo what was done `patience` windows ago; at once where the loss has become no number."""
+        after = self._losses.recent(self._start)
+        due = [
+            (i, act) for i, act in enumerate(self._acts)
+            if act.outcome == "pending" and (self._losses.diverged or self._due_at[i] <= self._window_now)
+        ]  # fmt: skip
+        harmful = {act.step for _, act in due if self._losses.harmed(act.loss_before, after, self.policy.tolerance)}
+        for i, act in reversed(due):  # what was done last is taken back first
+            undo, alive = self._undo.pop(i), self._alive(act)
+            blind = "" if math.isfinite(act.loss_before) else "no loss was logged before it, so it could not be judged"
+            note = "; ".join(filter(None, (act.note, blind)))
+            outcome: Outcome = "undone" if act.step in harmful else "kept"
+            if act.step in harmful:
+                undo()
+            self._acts[i] = replace(act, outcome=outcome, loss_after=after, alive=alive, note=note)
+            if act.kind == "revive":
+                self._count(act)
+
+    def _alive(self, act: Act) -> int:
+        return sum(int((~self.timeline(site).dead[list(units)]).sum()) for site, units in act.units.items())
+
+    def _count(self, act: Act) -> None:
+        """A site whose units live gets its tries back."""
+        for site, units in act.units.items():
+            alive = int((~self.timeline(site).dead[list(units)]).sum())
+            self._revived[site] = 0 if 2 * alive >= len(units) else self._revived.get(site, 0) + 1
+
+    # Acts
+
+    def _do(self, intent: Intent) -> Act:
+        act = Act(self.step, intent.kind, "", intent.why, intent.units, loss_before=self._losses.recent(self._start))
+        for site in intent.units or ("",):
+            self._touched[site] = self._window_now
+        try:
+            doing = {"revive": self._revive, "convert": self._convert}.get(intent.kind, self._lower)
+            return doing(act)
+        except (RelumeError, ValueError) as error:
+            # What can't be done is no error of the training.
+            for site in intent.units:
+                self._revived[site] = self._revived.get(site, 0) + 1
+                if intent.kind == "convert":
+                    self._converted.add(site)
+            return replace(act, what=act.what or intent.kind, outcome="failed", note=str(error))
+
+    @property
+    def _start(self) -> int:
+        """The step from which on the latest window's losses were logged."""
+        return self.step - self.window
+
+    def _pending(self, act: Act, undo: Callable[[], None]) -> Act:
+        self._undo[len(self._acts)] = undo
+        self._due_at[len(self._acts)] = self._window_now + self.policy.patience
+        return act
+
+    def _revive(self, act: Act) -> Act:
+        sites = ", ".join(f"{len(units)} of '{site}'" for site, units in act.units.items())
+        act = replace(act, what=f"revive {sites} by {self.policy.method}")
+        if self.policy.dry:
+            return replace(act, outcome="would")
+        batches = None if self._batch is None else [self._batch_as_batch()]
+        act = replace(act, units=self._still_dead(act.units, batches))
+        if not act.units:
+            return replace(act, outcome="failed", note="the latest step has brought all of them back by itself")
+        done: list[Revival] = []
+        refused: list[str] = []
+
+        def treat(units: Mapping[str, tuple[int, ...]]) -> None:
+            done.append(
+                revive(
+                    self.model,
+                    self.census(),
+                    optimizer=self.optimizers,
+                    method=self.policy.method,
+                    units=units,
+                    batches=batches,
+                    seed=self._seed + len(self._acts),
+                )
+            )
+
+        try:
+            treat(act.units)
+        except RelumeError as error:
+            # One site that can't be revived is no reason to leave the others.
+            if len(act.units) < 2:
+                raise
+            refused.append(str(error))
+            for site, units in act.units.items():
+                with contextlib.suppress(RelumeError):
+                    treat({site: units})
+            if not done:
+                raise
+        treated = {site: tuple(units) for revival in done for site, units in revival.units.items()}
+        changes = [revival.relative for revival in done if revival.relative is not None]
+
+        def undo() -> None:
+            for revival in reversed(done):
+                revival.undo()
+
+        sites = ", ".join(f"{len(units)} of '{site}'" for site, units in treated.items()) or "none"
+        what = f"revive {sites} by {self.policy.method}"
+        act = replace(act, what=what, units=treated, difference=max(changes, default=math.nan), note="; ".join(refused))
+        return self._pending(act, undo)
+
+    def _still_dead(self, units: Mapping[str, tuple[int, ...]], batches: Any) -> dict[str, tuple[int, ...]]:
+        """Without those that the latest step has brought back by itself, as the last batch shows."""
+        if batches is None:
+            return dict(units)
+        now = census(self.model, batches, min_inputs=1)
+        kept = {
+            site: tuple(u for u in own if site not in now or int(now[site].fired[u]) == 0)
+            for site, own in units.items()
+        }
+        return {site: own for site, own in kept.items() if own}
+
+    def _batch_as_batch(self) -> Any:
+        assert self._batch is not None
+        args, kwargs = self._batch
+        return kwargs if kwargs and not args else args
+
+    def _convert(self, act: Act) -> Act:
+        (site,) = act.units
+        act = replace(act, what=f"convert '{site}' to {self.policy.to}")
+        if self.policy.dry:
+            self._converted.add(site)
+            return replace(act, outcome="would")
+        batches = None if self._batch is None else [self._batch_as_batch()]
+        conversion = convert(self.model, self.policy.to, where=site, batches=batches, optimizer=self.optimizers[0])
+        if not conversion.converted:
+            raise RelumeError("; ".join(row.reason for row in conversion) or "no site was converted")
+        self._converted.add(site)
+        return self._pending(act, conversion.undo)
+
+    def _lower(self, act: Act) -> Act:
+        policy, kind = self.policy, act.kind
+        self._lowered[kind] = self._lowered.get(kind, 0) + 1
+        self._since = self.step
+        if kind == "clip":
+            limit = self._usual_gradient() * policy.clip_factor
+            if not math.isfinite(limit) or limit <= 0:
+                raise RelumeError("clip the gradient: no usual gradient is known yet")
+            old = [held.clip for held in self._held]
+            act = replace(act, what=f"clip the gradient's norm at {limit:.3g}")
+        else:
+            old = [getattr(held, kind) for held in self._held]
+            rates = [rate for held in self._held for rate in held.rates]
+            cut = f"lower the learning rate from {max(rates):.3g} to {max(rates) * policy.lr_factor:.3g}"
+            act = replace(act, what=cut if kind == "lr" else "switch weight decay off")
+        if policy.dry:
+            return replace(act, outcome="would")
+        for held in self._held:
+            if kind == "clip":
+                held.clip = limit
+            elif kind == "lr":
+                held.lr *= policy.lr_factor
+            else:
+                held.decay = 0.0
+
+        def undo() -> None:
+            for held, value in zip(self._held, old, strict=True):
+                if kind == "lr":  # which may have been cut once more since
+                    held.lr /= policy.lr_factor
+                else:
+                    setattr(held, kind, value)
+
+        return self._pending(act, undo)
+
+    def _usual_gradient(self) -> float:
+        """The norm of the gradient of all producers, as it usually was."""
+        assert self.record is not None
+        norms = []
+        for row in self.record.steps.rows:
+            squares = [float(g) ** 2 for g in row.gradient.values()]
+            if squares and all(map(math.isfinite, squares)):
+                norms.append(math.sqrt(sum(squares)))
+        return sorted(norms)[len(norms) // 2] if norms else math.nan
