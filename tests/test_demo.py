@@ -25,7 +25,7 @@ def test_the_doomed_network_dies_and_the_sane_one_learns(done):
 
 def test_what_it_prints_is_what_its_run_files_hold(done):
     out, result = done[0], done[1].to_dict()
-    for label in ("doomed", "sane"):
+    for label in ("doomed", "sane", "untreated", "revived", "guarded"):
         run = relume.load(out / label)
         assert run.status == "finished"
         assert run.census().dead == result[label]["dead"]
@@ -51,6 +51,25 @@ def test_it_says_why_the_units_died_and_proves_it_by_replay(done):
     assert "Confirmed by replay" in page
 
 
+def test_revival_in_place_keeps_the_output_and_brings_back_what_training_on_alone_does_not(done):
+    result = done[1]
+    assert len(result.revival) >= 80
+    assert result.revival.change <= 1e-5
+    assert result.untreated.accuracy < 0.5
+    assert result.revived.accuracy > 0.7  # after six epochs
+    low, high = result.doomed.accuracy, result.sane.accuracy
+    assert result.guarded.accuracy >= low + 0.9 * (high - low)
+
+
+def test_the_report_holds_what_the_guard_did(done):
+    acts = done[1].to_dict()["acts"]
+    assert {"revive", "lr"} <= {act["kind"] for act in acts}
+    page = (done[0] / "report.html").read_text()
+    assert 'id="treatment"' in page
+    assert "lower the learning rate from 0.3 to 0.09" in page
+    assert relume.load(done[0] / "guarded").about["acts"] == acts
+
+
 def test_nothing_is_the_matter_with_the_sane_network(done):
     assert [f.severity for f in done[1].sane.findings if f.severity != "note"] == []
     assert done[1].sane.verdict.startswith("Nothing is the matter: ")
@@ -73,13 +92,16 @@ def test_the_command_prints_verdicts_accuracies_and_the_path_of_the_report(tmp_p
     result = CliRunner().invoke(cli.app, ["demo", "--out", str(tmp_path / "d"), "--epochs", "3"])
     assert result.exit_code == 0
     words = " ".join(result.output.split())
-    assert "Right on held-out digits:" in words
+    assert "right on held-out digits" in words
+    assert "Revived in place:" in words
     assert "(doomed):" in words
     assert "(sane):" in words
     assert "report.html" in words
-    assert "the findings say why" in words
+    assert "under guard" in words
 
 
 def test_as_json_it_prints_one_object_and_nothing_else(tmp_path):
     result = CliRunner().invoke(cli.app, ["demo", "--out", str(tmp_path / "d"), "--epochs", "2", "--json"])
-    assert set(json.loads(result.output)) == {"report", "seed", "doomed", "sane"}
+    assert set(json.loads(result.output)) == {
+        "report", "seed", "doomed", "sane", "untreated", "revived", "guarded", "revival", "acts",
+    }  # fmt: skip

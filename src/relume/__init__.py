@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from relume.errors import RelumeError as RelumeError
     from relume.errors import RelumeWarning as RelumeWarning
     from relume.prove.certify import Certificate as Certificate
-    from relume.prove.certify import certify as certify
+    from relume.prove.certify import certify as certify  # type: ignore[no-redef]
     from relume.prove.compact import Compaction as Compaction
-    from relume.prove.compact import compact as compact
+    from relume.prove.compact import compact as compact  # type: ignore[no-redef]
     from relume.prove.compact import rebuild as rebuild
     from relume.sites import Site as Site
     from relume.treat.convert import Conversion as Conversion
     from relume.treat.convert import convert as convert
     from relume.treat.guard import Guard as Guard
     from relume.treat.guard import Policy as Policy
-    from relume.treat.guard import guard as guard
+    from relume.treat.guard import guard as guard  # type: ignore[no-redef]
     from relume.treat.revive import Revival as Revival
     from relume.treat.revive import revive as revive
     from relume.watch import Run as Run

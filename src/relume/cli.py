@@ -53,12 +53,12 @@ def root(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the two runs and the report.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of initial weights and batch order.")] = 1,
-    epochs: Annotated[int, typer.Option(min=2, help="Of each of the two trainings.")] = 30,
+    epochs: Annotated[int, typer.Option(min=2, help="Of each training.")] = 30,
     as_json: AsJson = False,
 ) -> None:
-    """Train a small network on real digits twice, once so that units die, and report."""
+    """Train a small network on real digits so that units die; say why, bring them back, and report."""
     from relume import demo as the_demo
 
     result = the_demo.run(out, seed=seed, epochs=epochs, quiet=as_json)

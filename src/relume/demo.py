@@ -1,12 +1,15 @@
-"""`relume demo`: the main job on real data, with a verdict, the cause, its proof by replay, and a report.
+"""`relume demo`: the main job on real data, with a verdict, the cause, its proof by replay, treatment, and a report.
 
-One small network is trained twice on scikit-learn's handwritten digits under watch: once with a learning rate that
-kills its units, once with a sane one.
+One small network is trained on scikit-learn's handwritten digits under watch: with a learning rate that kills its
+units, and with a sane one. The doomed network is then trained on at the sane rate twice, as it is and revived in place;
+and the doomed training is done once more under guard.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
@@ -22,7 +26,9 @@ from relume.errors import missing_extra
 from relume.report import LiveView, verdict, write_html
 from relume.report.diagnosed import Diagnosed
 from relume.report.findings_terminal import findings_text
-from relume.watch import Watch, watch
+from relume.treat.guard import Guard, guard
+from relume.treat.revive import Revival, revive
+from relume.watch import Watch, census, watch
 from relume.watch.store import FILE_NAME
 
 DOOMED_LR, SANE_LR = 0.3, 0.02
@@ -68,10 +74,11 @@ class DigitsNet(nn.Module):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One of the two trainings: its recording, what was found, and its accuracy on held-out digits."""
+    """One training: its network and recording, what was found, and its accuracy on held-out digits."""
 
     label: str
     lr: float
+    model: DigitsNet
     recording: Watch
     findings: list[Finding]
     accuracy: float
@@ -82,12 +89,12 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        census = self.recording.census()
+        last = self.recording.census()
         return {
             "learning_rate": self.lr,
             "held_out_accuracy": self.accuracy,
-            "dead": census.dead,
-            "units": census.units,
+            "dead": last.dead,
+            "units": last.units,
             "verdict": self.verdict,
             "findings": [f.to_dict() for f in self.findings],
         }
@@ -95,21 +102,36 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Demo:
-    """Both trainings, and where their files are."""
+    """All trainings, what was revived, and where their files are."""
 
     doomed: Outcome
     sane: Outcome
+    untreated: Outcome
+    revived: Outcome
+    guarded: Outcome
+    revival: Revival
     seed: int
     out: Path
     report: Path
 
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return self.doomed, self.sane, self.untreated, self.revived, self.guarded
+
+    @property
+    def acts(self) -> list[dict[str, Any]]:
+        """What the guard did."""
+        assert isinstance(self.guarded.recording, Guard)
+        return [act.to_dict() for act in self.guarded.recording.acts]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        runs = {o.label: {**o.to_dict(), "run": str(self.out / o.label)} for o in (self.doomed, self.sane)}
-        return {"report": str(self.report), "seed": self.seed, **runs}
+        runs = {o.label: {**o.to_dict(), "run": str(self.out / o.label)} for o in self.outcomes}
+        treatment = {"revival": self.revival.to_dict(), "acts": self.acts}
+        return {"report": str(self.report), "seed": self.seed, **runs, **treatment}
 
     def tell(self, console: Console) -> None:
-        """Say what happened, why, and what shows it."""
+        """Say what happened, why, what shows it, and what helped."""
         for outcome in (self.doomed, self.sane):
             console.print()
             head = Text(f"Learning rate {outcome.lr:g}", style="bold")
@@ -118,25 +140,73 @@ class Demo:
                 console.print()
                 console.print(findings_text(outcome.findings))
         console.print()
+        console.print("[bold]Treatment[/]")
         console.print(
-            f"Right on held-out digits: [bold]{self.doomed.accuracy:.1%}[/] doomed, [bold]{self.sane.accuracy:.1%}[/] "
-            "sane. The loss says that it stopped learning; the findings say why."
+            f"Revived in place: {len(self.revival)} units of the doomed network. That moved its output by "
+            f"{self.revival.change or 0.0:.2g}, and they learn from there on."
         )
+        assert isinstance(self.guarded.recording, Guard)
+        acts = self.guarded.recording.acts
+        console.print(f"Guarded, the same doomed training, {len(acts)} acts. The first:")
+        for act in acts[:3]:
+            console.print(f"  {act}", markup=False)
+        console.print()
+        console.print(self.table())
         console.print()
         console.print(f"Report: [bold]{self.report}[/]", soft_wrap=True)
 
+    def table(self) -> Table:
+        """Untreated, treated and sane side by side."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("training")
+        table.add_column("dead units", justify="right")
+        table.add_column("right on held-out digits", justify="right")
+        for outcome in self.outcomes:
+            last = outcome.recording.census()
+            name = _NAMES[outcome.label].format(doomed=DOOMED_LR, sane=SANE_LR)
+            table.add_row(name, f"{last.dead} of {last.units}", f"{outcome.accuracy:.1%}")
+        return table
+
+
+_NAMES = {
+    "doomed": "learning rate {doomed:g} (doomed)",
+    "sane": "learning rate {sane:g} (sane)",
+    "untreated": "doomed, trained on at {sane:g}",
+    "revived": "doomed, revived, trained on at {sane:g}",
+    "guarded": "learning rate {doomed:g} under guard",
+}
+
 
 def train(
-    label: str, lr: float, data: Digits, *, seed: int, epochs: int, save: Path | None, view: LiveView | None
+    label: str,
+    lr: float,
+    data: Digits,
+    *,
+    seed: int,
+    epochs: int,
+    save: Path | None,
+    view: LiveView | None,
+    model: DigitsNet | None = None,
+    watching: Callable[..., Watch] = watch,
+    before: Callable[[DigitsNet, torch.optim.Optimizer], None] = lambda model, optimizer: None,
+    **options: Any,
 ) -> Outcome:
-    """Train one network under watch and ask what is the matter; an ordinary loop but for the lines with `w`."""
+    """Train one network under watch and ask what is the matter; an ordinary loop but for the lines with `w`.
+
+    Args:
+        label, lr, data, seed, epochs, save, view: of the training.
+        model: to train on; default: a new one.
+        watching: `relume.watch` or `relume.guard`, with `options`.
+        before: done to network and optimizer before the first step.
+    """
     torch.manual_seed(seed)
-    model = DigitsNet()
+    model = model or DigitsNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    before(model, optimizer)
     shuffle = torch.Generator().manual_seed(seed)
     steps = -(-len(data.x) // BATCH)
     accuracy = 0.0
-    with watch(model, optimizer, every=EVERY, window=steps, save=save, replay=True) as w:
+    with watching(model, optimizer, every=EVERY, window=steps, save=save, **options) as w:
         for _ in range(epochs):
             model.train()
             total = 0.0
@@ -153,47 +223,64 @@ def train(
                 accuracy = float((model(data.x_test).argmax(1) == data.y_test).double().mean())
             w.log(**{"training loss": total / steps, "held-out accuracy": accuracy})
         findings = w.diagnose()
-        if view is not None and any(f.severity != "note" for f in findings):
-            view.say(f"{label}: running it again, one thing changed")
-        # As `w.diagnose(confirm=True)`, but that what is not worth acting on is not run again.
-        findings = [f if f.severity == "note" else f.confirm() for f in findings]
-        w.keep_confirmed()
-    return Outcome(label, lr, w, findings, accuracy)
+        if options.get("replay"):
+            if view is not None and any(f.severity != "note" for f in findings):
+                view.say(f"{label}: running it again, one thing changed")
+            # As `w.diagnose(confirm=True)`, but that what is not worth acting on is not run again.
+            findings = [f if f.severity == "note" else f.confirm() for f in findings]
+            w.keep_confirmed()
+    return Outcome(label, lr, model, w, findings, accuracy)
 
 
 def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> Demo:
-    """Train both networks, write both run files and the report under `out`.
+    """Train, diagnose and treat; write the run files and the report under `out`.
 
     Deterministic: the same seed on the same machine gives the same numbers.
 
     Args:
-        out: folder for `doomed/`, `sane/` and `report.html`; those of an earlier demo are replaced.
+        out: folder for the run files, one folder each, and `report.html`; those of an earlier demo are replaced.
         seed: of initial weights and batch order.
-        epochs: of each training.
+        epochs: of the doomed, sane and guarded trainings; the doomed network is trained on for half as many.
         quiet: no live view.
 
     Returns:
-        Demo: both trainings with their findings, and the report's path.
+        Demo: the trainings with their findings, what was done, and the report's path.
 
     Raises:
         MissingExtraError: scikit-learn is not installed (extra "demo").
         RunFileError: `out` can't be written.
     """
     data = Digits.load()
-    outcomes = []
-    for label, lr in (("doomed", DOOMED_LR), ("sane", SANE_LR)):
+    steps = -(-len(data.x) // BATCH)
+    more = max(2, epochs // 2)
+
+    def one(label: str, lr: float, epochs: int, **options: Any) -> Outcome:
         for old in (out / label).glob(f"{FILE_NAME}*"):
             old.unlink()
-        total = epochs * -(-len(data.x) // BATCH)
-        with contextlib.nullcontext() if quiet else LiveView(total, f"{label}: learning rate {lr:g}") as view:
-            outcomes.append(train(label, lr, data, seed=seed, epochs=epochs, save=out / label, view=view))
-    doomed, sane = outcomes
+        name = _NAMES[label].format(doomed=DOOMED_LR, sane=SANE_LR)
+        with contextlib.nullcontext() if quiet else LiveView(epochs * steps, name) as view:
+            return train(label, lr, data, seed=seed, epochs=epochs, save=out / label, view=view, **options)
+
+    doomed = one("doomed", DOOMED_LR, epochs, replay=True)
+    sane = one("sane", SANE_LR, epochs, replay=True)
+    untreated = one("untreated", SANE_LR, more, model=copy.deepcopy(doomed.model))
+    done: list[Revival] = []
+
+    def treat(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        seen = census(model, data.x.split(BATCH))
+        done.append(revive(model, seen, optimizer=optimizer, batches=data.x.split(BATCH), seed=seed))
+
+    revived = one("revived", SANE_LR, more, model=copy.deepcopy(doomed.model), before=treat)
+    guarded = one("guarded", DOOMED_LR, epochs, watching=guard, policy="full", loss="training loss")
     report = write_html(
         doomed.recording,
         out / "report.html",
-        title="A network on handwritten digits, trained twice",
-        label=f"learning rate {DOOMED_LR:g} (doomed)",
-        beside=[(f"learning rate {SANE_LR:g} (sane)", sane.recording)],
+        title="A network on handwritten digits: doomed, treated, sane",
+        label=_NAMES["doomed"].format(doomed=DOOMED_LR),
+        beside=[
+            (_NAMES[o.label].format(doomed=DOOMED_LR, sane=SANE_LR), o.recording)
+            for o in (revived, guarded, sane)
+        ],
         findings=doomed.findings,
     )
-    return Demo(doomed, sane, seed, out, report)
+    return Demo(doomed, sane, untreated, revived, guarded, done[0], seed, out, report)

@@ -165,7 +165,7 @@ class Frame:
 
 
 def lines(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: str, unit: str = "") -> Markup:
-    """Curves over steps; the first is drawn solid, the second dashed.
+    """Curves over steps; each in its own colour and dashes, up to four.
 
     Args:
         series: (label, points) each.
@@ -179,7 +179,7 @@ def lines(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: st
     for i, (label, ps) in enumerate(series):
         ps = _thin(list(ps), 80)
         d = "M" + "L".join(f"{frame.px(x):g} {frame.py(y):g}" for x, y in ps)
-        body.append(f'<path class="line l{i % 3}" d="{d}"><title>{escape(label)}</title></path>')
+        body.append(f'<path class="line l{i % 4}" d="{d}"><title>{escape(label)}</title></path>')
     return svg("chart", (WIDTH, HEIGHT), title, "".join(body))
 
 

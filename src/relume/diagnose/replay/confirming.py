@@ -195,4 +195,9 @@ def _with_gains(
                 gain = f"{saved} of {len(ill)} units {what} in the replay, with {trial.change.words}"
                 gained[i] = replace(remedy, gain=gain if finding.units else "")
                 break
-    return tuple(gained)
+    # What was measured to help comes first, the most helpful of it before the rest.
+    return tuple(sorted(gained, key=lambda r: -_saved(r)))
+
+
+def _saved(remedy: Remedy) -> int:
+    return int(remedy.gain.split()[0]) if remedy.gain else 0
