@@ -29,3 +29,11 @@ def nothing_stays_compiled():
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     if compiler is not None and compiler.cached_backends:
         torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def no_mode_is_left():
+    """A torch function mode left behind changes what all later tests see."""
+    yield
+    left = torch.overrides._get_current_function_mode_stack()
+    assert not left, f"left behind: {left}"

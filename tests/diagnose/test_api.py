@@ -215,13 +215,13 @@ def test_where_the_record_was_stopped_before_it_saw_anything_it_says_why(digits,
 # Confirmed by a replay
 
 
-@pytest.fixture(scope="module")
-def confirmed(digits, tmp_path_factory):
+@pytest.fixture
+def confirmed(digits, tmp_path):
     """A watch that was asked to confirm while its training went on, and its run file."""
-    folder = tmp_path_factory.mktemp("confirmed")
     torch.manual_seed(0)
-    watch = trained(mlp(), digits, lr=1.0, replay=True, save=folder)
-    return watch, watch.diagnose(confirm=True), folder
+    watch = trained(mlp(), digits, lr=1.0, replay=True, save=tmp_path)
+    yield watch, watch.diagnose(confirm=True), tmp_path
+    watch.close()
 
 
 def test_what_a_replay_said_stays_with_the_watch_and_in_the_file(confirmed):
