@@ -16,6 +16,7 @@ from relume._version import __version__
 from relume.commands.certify import certify
 from relume.commands.compact import compact
 from relume.commands.diagnose import diagnose
+from relume.commands.reproduce import reproduce
 from relume.commands.revive import revive
 from relume.errors import RelumeError
 from relume.launch.program import Start
@@ -223,6 +224,7 @@ app.command()(certify)
 app.command()(diagnose)
 app.command()(compact)
 app.command()(revive)
+app.command()(reproduce)
 
 
 def _print_json(value: Any) -> None:

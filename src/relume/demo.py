@@ -278,8 +278,7 @@ def run(out: Path, *, seed: int = 1, epochs: int = 30, quiet: bool = False) -> D
         title="A network on handwritten digits: doomed, treated, sane",
         label=_NAMES["doomed"].format(doomed=DOOMED_LR),
         beside=[
-            (_NAMES[o.label].format(doomed=DOOMED_LR, sane=SANE_LR), o.recording)
-            for o in (revived, guarded, sane)
+            (_NAMES[o.label].format(doomed=DOOMED_LR, sane=SANE_LR), o.recording) for o in (revived, guarded, sane)
         ],
         findings=doomed.findings,
     )

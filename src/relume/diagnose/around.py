@@ -109,7 +109,7 @@ class Surroundings:
             usual_lr=_median(seen["lr"]),
             decay=decay,
             shrink=1 - math.exp(-decay * (to_step - from_step)),
-            weight_ratio=float(end / during[0]) if len(during) and during[0] > 0 else math.nan,
+            weight_ratio=float(end / during[0]) if len(during) and 0 < during[0] < math.inf else math.nan,
             settings=settings,
             path=_mean(update[whole]) * (to_step - from_step),
             last_path=_mean(update[last]) * (to_step - last_from),

@@ -1,4 +1,4 @@
-"""`corpus` and `second`: the planted trainings, loaded by path as benchmarks/diagnosis.py does."""
+"""`corpus`, `second` and `third`: the planted trainings, loaded by path as benchmarks/diagnosis.py does."""
 
 import importlib.util
 import sys
@@ -15,13 +15,22 @@ def _load(name, path, **options):
     return module
 
 
+def _load_folder(name):
+    folder = Path(__file__).with_name(name)
+    return _load(f"planted_{name}", folder / "__init__.py", submodule_search_locations=[str(folder)])
+
+
 _CORPUS = _load("planted_causes", Path(__file__).with_name("corpus.py"))
-_FOLDER = Path(__file__).with_name("second")
-_SECOND = _load("planted_second", _FOLDER / "__init__.py", submodule_search_locations=[str(_FOLDER)])
+_SECOND = _load_folder("second")
+_THIRD = _load_folder("third")
 
 
 def pytest_generate_tests(metafunc):
-    for fixture, cases in (("case", _CORPUS.CASES), ("planted", [*_SECOND.CASES, *_SECOND.HELD_BACK])):
+    for fixture, cases in (
+        ("case", _CORPUS.CASES),
+        ("planted", [*_SECOND.CASES, *_SECOND.HELD_BACK]),
+        ("controlled", [*_THIRD.CASES, *_THIRD.HELD_BACK]),
+    ):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, cases, ids=lambda c: c.name.replace(" ", "-"))
 
