@@ -16,7 +16,7 @@ NAMES = {
     "certify", "Certificate",
     "compact", "Compaction", "rebuild",
     "Watch", "Run", "Census", "SiteCensus", "Timeline", "Site",
-    "diagnose", "Finding", "Confirmation",
+    "diagnose", "Finding", "Confirmation", "Remedy",
     "RelumeError", "RelumeWarning",
 }  # fmt: skip
 FUNCTIONS = sorted(n for n in NAMES if inspect.isfunction(getattr(relume, n)))

@@ -18,8 +18,10 @@ from relume._version import __version__ as __version__
 if TYPE_CHECKING:
     from relume import functional as functional
     from relume import init as init
+    from relume import lab as lab
     from relume import nn as nn
     from relume import prove as prove
+    from relume import treat as treat
     from relume.activations import register_activation as register_activation
     from relume.activations.drelu import backend as backend
     from relume.census import Census as Census
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from relume.census import Timeline as Timeline
     from relume.diagnose import Confirmation as Confirmation
     from relume.diagnose import Finding as Finding
+    from relume.diagnose import Remedy as Remedy
     from relume.diagnose import diagnose as diagnose
     from relume.errors import RelumeError as RelumeError
     from relume.errors import RelumeWarning as RelumeWarning
@@ -57,6 +60,7 @@ _HOMES = {
     "Timeline": "relume.census",
     "Confirmation": "relume.diagnose",
     "Finding": "relume.diagnose",
+    "Remedy": "relume.diagnose",
     "diagnose": "relume.diagnose",
     "RelumeError": "relume.errors",
     "RelumeWarning": "relume.errors",
@@ -80,7 +84,7 @@ _HOMES = {
     "watch": "relume.watch",
 }
 # Folders whose names are used through them: `relume.init.lsuv_(model, batches)`.
-_PARTS = ("functional", "init", "nn", "prove")
+_PARTS = ("functional", "init", "lab", "nn", "prove", "treat")
 __all__ = ["__version__", *_HOMES]
 
 

@@ -30,6 +30,13 @@ def test_a_handful_of_dead_units_is_called_ordinary_with_its_number(make_run):
     )
 
 
+def test_one_in_eight_is_no_longer_called_ordinary(make_run):
+    run = make_run(kill=[(0, 0, [1, 2], -100.0)])
+    told = Diagnosed(tuple(replace(f, severity="note") for f in run.diagnose()))
+    assert verdict(run, told).startswith("Nothing grave is the matter: 2 of 16 units are dead (12 %), all in site")
+    assert "ordinary" not in verdict(run, told)
+
+
 def test_the_gravest_cause_is_named_with_its_units(make_run):
     run = make_run(kill=[(6, 0, range(5), -100.0)])
     told = [replace(f, code="weight-decay") for f in run.diagnose() if len(f.units) == 5]

@@ -510,3 +510,13 @@ def test_a_scripted_part_keeps_its_own_mode():
     model[2].eval()
     relume.census(model, [torch.randn(3, 2)], phase="train")
     assert [m.training for m in model] == [True, True, False]
+
+
+def test_a_logged_number_may_be_a_tensor_of_one_element_and_nothing_else():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with relume.watch(model) as watch:
+        watch.log(loss=model(torch.ones(1, 2)).sum() * 0 + 1.5, accuracy=torch.tensor([1]))
+        assert [row[1:] for row in watch.scalars] == [("loss", 1.5), ("accuracy", 1.0)]
+        for wrong in (torch.ones(2), "a lot", None):
+            with pytest.raises(TypeError, match="loss is a number, or a tensor of one element"):
+                watch.log(loss=wrong)

@@ -10,6 +10,9 @@ from relume.report.groups import deaths, grave
 from relume.report.words import cause
 from relume.watch import Recording
 
+# Up to this share of dead units a network without any other finding is called ordinary.
+FEW = 0.1
+
 
 def verdict(recording: Recording, known: Diagnosed | None = None) -> str:
     """How many units are dead, where, since when and why; on how many inputs, how sure that is; and what is unsure.
@@ -35,6 +38,7 @@ def sentences(recording: Recording, known: Diagnosed | None = None) -> list[str]
     doubts = _doubts(census)
     # Nothing is said to be well that could not be looked at.
     sound = known.sound and not doubts and not census.notes and (known.findings or not dead) and bool(mortal)
+    few = census.dead_fraction <= FEW
     span = "" if census.last_step is None else f" (steps {census.first_step:,}–{census.last_step:,})"
     if not census.sites:
         return ["No activation was seen, so there is nothing to count."]
@@ -44,7 +48,7 @@ def sentences(recording: Recording, known: Diagnosed | None = None) -> list[str]
         most = max(dead, key=lambda m: (int(m.dead.sum()) / m.units, m.units))
         head = [
             f"{census.dead:,} of {census.units:,} units are dead ({percent(census.dead_fraction)}), "
-            f"{_where(most, dead)}{', and so few are ordinary' if sound else ''}; {_when(recording, dead)}"
+            f"{_where(most, dead)}{', and so few are ordinary' if sound and few else ''}; {_when(recording, dead)}"
             f"{_why(census.dead, known)}.",
             f"In the last window{span} a dead unit fired on none of {_inputs(dead)} inputs, so it fires on fewer than "
             f"1 in {_one_in(min(m.inputs for m in dead))} new ones (95\u00a0% confidence).",
@@ -61,7 +65,7 @@ def sentences(recording: Recording, known: Diagnosed | None = None) -> list[str]
     if worst and not deaths(worst[:1]) and worst[0].code != "silent-site":
         head.insert(0, worst[0].sentence)  # what is the matter is not that units died
     if sound:
-        head[0] = f"Nothing is the matter: {head[0][0].lower()}{head[0][1:]}"
+        head[0] = f"Nothing {'' if few else 'grave '}is the matter: {head[0][0].lower()}{head[0][1:]}"
     return [*head, *doubts]
 
 

@@ -20,6 +20,14 @@ def positive(name: str, value: Any, or_else: str = "") -> int:
     return value
 
 
+def number(name: str, value: Any) -> float:
+    """As a float, also of a tensor of one element."""
+    try:
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} is a number, or a tensor of one element, not {value!r}") from error
+
+
 def share(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError(f"{name} must be a share between 0 and 1, not {value!r}")

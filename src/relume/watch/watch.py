@@ -713,10 +713,13 @@ class Watch(Recording):
         """By site, as they go on with the training; for reading alone."""
         return MappingProxyType(self._timelines)
 
-    def log(self, **values: float) -> None:
-        """Record numbers of your own (loss, accuracy) at the present step, for the report and the run file."""
+    def log(self, **values: float | Tensor) -> None:
+        """Record numbers of your own (loss, accuracy) at the present step, for the report and the run file.
+
+        A tensor of one element is taken too; reading it waits for its device.
+        """
         for name, value in values.items():
-            row = (self.step, name, float(value))
+            row = (self.step, name, arguments.number(name, value))
             self.scalars.append(row)
             if self._writer is not None:
                 self._new_scalars.append(row)

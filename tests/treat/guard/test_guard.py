@@ -1,6 +1,7 @@
 """A doomed training under guard ends close to a sane one; acts are judged, undone, logged, and nothing else changes."""
 
 import copy
+import importlib
 import math
 
 import pytest
@@ -11,6 +12,9 @@ from torch import nn
 
 import relume
 from relume.treat.guard import POLICIES, policy_of
+
+# The module, which the function of its name hides.
+GUARD = importlib.import_module("relume.treat.guard.guard")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,7 @@ def test_an_act_that_does_no_harm_is_kept_and_says_how_many_live(digits):
 def test_without_a_loss_acts_are_kept_and_it_is_said_that_they_were_not_judged(digits):
     guard, _ = fit(digits, planted(net()), lr=0.02, steps=100, watching=relume.guard, log=False)
     assert guard.acts[0].outcome == "kept"
-    assert "no loss was logged" in guard.acts[0].note
+    assert "no finite loss was logged before it" in guard.acts[0].note
     assert math.isnan(guard.acts[0].loss_before)
 
 
@@ -243,6 +247,8 @@ def test_what_can_not_be_done_is_written_down_and_training_goes_on(digits):
     assert guard.acts
     assert guard.acts[0].outcome == "failed"
     assert guard.acts[0].note
+    assert guard.acts[0].what.startswith("revive ")
+    assert " of ':relu' by redo" in guard.acts[0].what
     assert guard.step == 60
 
 
@@ -252,6 +258,100 @@ def test_acts_are_in_the_run_file_and_outlive_the_run(digits, tmp_path):
     assert loaded.about["policy"] == "gentle"
     assert loaded.about["acts"] == [act.to_dict() for act in guard.acts]
     assert loaded.about["acts"]
+
+
+class Halved(nn.Module):
+    """Takes its input in two halves, by position or by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = planted(net())
+
+    def forward(self, left, right=None, **others):
+        return self.body(torch.cat([left, right], 1))
+
+
+class Both(Halved):
+    def forward(self, *halves, flip=False):
+        return self.body(torch.cat(halves[::-1] if flip else halves, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "outcome"),
+    [
+        (Halved, lambda model, x: model(x[:, :32], right=x[:, 32:]), "kept"),
+        (Halved, lambda model, x: model(right=x[:, 32:], left=x[:, :32]), "kept"),
+        (Halved, lambda model, x: model(x[:, :32], x[:, 32:], extra=1), "kept"),
+        (Both, lambda model, x: model(x[:, :32], x[:, 32:], flip=True), "failed"),
+    ],
+)
+def test_a_model_is_treated_however_it_takes_its_arguments(digits, kind, call, outcome):
+    x, y, *_ = digits
+    model = kind()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    with relume.guard(model, optimizer, every=1, window=10) as guard:
+        for step in range(40):
+            rows = slice(64 * (step % 20), 64 * (step % 20) + 64)
+            loss = F.cross_entropy(call(model, x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            guard.log(loss=loss)
+    assert guard.acts[0].outcome == outcome
+    assert ("call it with all by name" in guard.acts[0].note) == (outcome == "failed")
+
+
+def test_its_own_passes_are_none_of_the_runs_evaluation(digits):
+    guard, _ = fit(digits, planted(net()), lr=0.02, steps=100, watching=relume.guard)
+    assert guard.acts
+    assert {phase for w in guard.windows for phase in w.counts} == {"train"}
+
+
+def test_it_prints_as_a_person_reads_it(digits):
+    guard, _ = fit(digits, planted(net()), lr=0.02, steps=60, watching=relume.guard)
+    head, first, *_ = str(guard).splitlines()
+    assert head.startswith("gentle guard of Sequential, step 60: ")
+    assert first == f"  {guard.acts[0]}"
+
+
+def test_weight_decay_that_there_is_none_of_is_not_switched_off_and_that_is_said_once(digits, monkeypatch):
+    def found(watch, record):  # as a penalty in the loss is
+        return [
+            relume.Finding("weight-decay", "error", "1", tuple(range(40)), (0, watch.step), {"of": 64}, "They faded.")
+        ]
+
+    monkeypatch.setattr(GUARD, "diagnose", found)
+    guard, _ = fit(digits, net(), lr=0.02, steps=200, watching=relume.guard, policy="full", may=("decay",))
+    assert [(act.kind, act.what, act.outcome) for act in guard.acts] == [("decay", "switch weight decay off", "failed")]
+    assert "must be a penalty in the loss" in guard.acts[0].note
+    assert guard.acts[0].alive is None
+
+
+def test_a_guard_without_a_diagnosis_is_refused():
+    model = net()
+    with pytest.raises(ValueError, match="leave diagnose=True"):
+        relume.guard(model, torch.optim.SGD(model.parameters(), lr=0.1), diagnose=False)
+
+
+def test_replicas_of_several_ranks_are_not_treated_each_by_itself(monkeypatch):
+    monkeypatch.setattr(GUARD, "_ranks", lambda: 2)
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(relume.RelumeError, match="replicas of several ranks would part"):
+        relume.guard(model, optimizer)
+    relume.guard(model, optimizer, sync=False).close()
+    relume.guard(model, optimizer, policy="log").close()
+
+
+def test_trouble_while_treating_does_not_end_the_training(digits, monkeypatch):
+    def fail(*_, **__):
+        raise relume.RelumeError("nothing can be found")
+
+    monkeypatch.setattr(GUARD, "diagnose", fail)
+    guard, _ = fit(digits, planted(net()), lr=0.02, steps=60, watching=relume.guard)
+    assert guard.step == 60
+    assert not guard.acts
+    assert any("could not treat: nothing can be found" in note for note in guard.census().notes)
 
 
 @pytest.mark.parametrize(

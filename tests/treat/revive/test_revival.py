@@ -104,6 +104,25 @@ def test_nothing_dead_is_nothing_done():
     assert "no unit to revive" in str(revival)
 
 
+def test_a_unit_that_fires_on_the_batches_is_left_alone_whatever_the_census_says(bury):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    bury(model[0].bias, 2)
+    bury(model[0].bias, 5)
+    x = torch.randn(512, 6)
+    census = relume.census(model, [x])
+    with torch.no_grad():
+        model[0].bias[5] = 0  # training went on
+    kept = model[0].weight[5].clone()
+    revival = relume.revive(model, census, batches=[x])
+    assert revival.units == {"1": [2]}
+    assert torch.equal(model[0].weight[5], kept)
+    assert "1 of the 2 units of '1' that the census has as dead fire on these batches; left alone" in str(revival)
+    with torch.no_grad():
+        model[0].bias[2] = 1
+    assert len(relume.revive(model, census, batches=[x])) == 0
+
+
 def test_the_model_is_left_as_it_was_found(bury):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 2)).train()

@@ -33,14 +33,15 @@ def guard(
             for x, y in loader:
                 loss = criterion(model(x), y)
                 optimizer.zero_grad(); loss.backward(); optimizer.step()
-                guard.log(loss=loss.item())
+                guard.log(loss=loss)
 
     Args:
         model: the module that the loop calls.
         optimizer: that trains it; the guard acts after its step. Of several, after that of the first.
         policy: "gentle" revives and does no more; "full" also cuts the learning rate, clips the gradient, switches
             weight decay off where they killed, and converts sites that nothing else helps; "log" does nothing and
-            writes down what "full" would do. Or a `relume.Policy`.
+            writes down what "full" would do (but for conversions, which follow on revivals that did not last). Or a
+            `relume.Policy`.
         loss: the name under which `guard.log(...)` gets the training loss. Without it acts can't be judged, and are
             kept.
         seed: of the weights that are drawn.
@@ -51,7 +52,8 @@ def guard(
 
     Raises:
         TypeError: no optimizer; else as `relume.watch`.
-        ValueError: no such policy.
+        ValueError: no such policy, or `diagnose=False`.
+        RelumeError: several ranks train together: each would act by what it alone has seen.
 
     Settings are lowered while the guard is open: once it is closed, the optimizer's own hold again.
     """

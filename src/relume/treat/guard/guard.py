@@ -12,19 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from relume.diagnose.causes import diagnose
 from relume.errors import RelumeError
 from relume.treat.convert import convert
 from relume.treat.guard.act import Act, Outcome
+from relume.treat.guard.batch import as_batch
 from relume.treat.guard.choose import Intent, Standing, intents
 from relume.treat.guard.held import Held
 from relume.treat.guard.judge import Losses
 from relume.treat.guard.policy import Policy, policy_of
 from relume.treat.revive import Revival, revive
-from relume.watch import Watch, Window, census
+from relume.watch import Watch, Window, arguments, census, compiled
 
 
 class Guard(Watch):
@@ -42,8 +44,15 @@ class Guard(Watch):
     ) -> None:
         if optimizer is None:
             raise TypeError("a guard treats between the steps of an optimizer: give the one that trains the model")
+        if not options.get("diagnose", True):
+            raise ValueError("a guard acts on what diagnosis finds: leave diagnose=True")
         own = {f.name for f in fields(Policy)} - {"name"}
         self.policy = policy_of(policy, **{name: options.pop(name) for name in own & set(options)})
+        if not self.policy.dry and options.get("sync", True) is not False and _ranks() > 1:
+            raise RelumeError(
+                "a guard acts by what its own process has seen, so that the replicas of several ranks would part: "
+                "watch there and act by hand, or take policy='log'. For a model of this rank alone, pass sync=False"
+            )
         self._acts: list[Act] = []
         self._losses = Losses(loss)
         self._told: Callable[[Watch, Window], None] | None = options.pop("on_window", None)
@@ -57,6 +66,7 @@ class Guard(Watch):
         self._since = -1
         self._converted: set[str] = set()
         self._batch: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._treating = False
         super().__init__(model, optimizer, on_window=self._on_the_window, **options)
         self._held = [Held(o) for o in self.optimizers]
 
@@ -68,17 +78,24 @@ class Guard(Watch):
         """What it did, or would have done, in order."""
         return tuple(self._acts)
 
-    def log(self, **values: float) -> None:
-        self._losses.add(self.step, values)
-        super().log(**values)
+    def log(self, **values: float | Tensor) -> None:
+        numbers = {name: arguments.number(name, value) for name, value in values.items()}
+        self._losses.add(self.step, numbers)
+        super().log(**numbers)
 
     log.__doc__ = Watch.log.__doc__
 
     def __str__(self) -> str:
-        acts = "\n".join(f"  {act}" for act in self._acts) or "  no acts"
-        return f"{super().__str__()}\n{acts}"
+        n = len(self._acts)
+        acts = "1 act" if n == 1 else f"{n or 'no'} acts"
+        head = f"{self.policy.name} guard of {type(self.model).__name__}, step {self.step:,}: {acts}"
+        return "\n".join([head, *(f"  {act}" for act in self._acts)])
 
     # What happens
+
+    def _observe(self, module: nn.Module, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._treating:  # passes of its own are none of the run's evaluation
+            super()._observe(module, training, args, kwargs)
 
     def _see(self, module: nn.Module, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if training:
@@ -95,8 +112,14 @@ class Guard(Watch):
     def _on_the_window(self, watch: Watch, window: Window) -> None:
         # The window that closing cuts short comes after the last step: nothing is gained by treating then.
         if not self.closed and window.complete:
-            with self._guarded("treating"):
-                self._treat()
+            self._treating = True
+            try:
+                with self._guarded("treating"):
+                    self._treat()
+            except RelumeError as error:  # which a watch raises for the user to mend; here it would end a training
+                self.note(f"the guard could not treat: {error}")
+            finally:
+                self._treating = False
         if self._told is not None:
             self._told(self, window)
 
@@ -140,12 +163,17 @@ class Guard(Watch):
         ]  # fmt: skip
         harmful = {act.step for _, act in due if self._losses.harmed(act.loss_before, after, self.policy.tolerance)}
         for i, act in reversed(due):  # what was done last is taken back first
-            undo, alive = self._undo.pop(i), self._alive(act)
-            blind = "" if math.isfinite(act.loss_before) else "no loss was logged before it, so it could not be judged"
-            note = "; ".join(filter(None, (act.note, blind)))
+            undo, alive = self._undo.pop(i), self._alive(act) if act.units else None
+            finite = math.isfinite(act.loss_before)
+            blind = "" if finite else "no finite loss was logged before it, so it could not be judged"
             outcome: Outcome = "undone" if act.step in harmful else "kept"
+            stays = ""
             if act.step in harmful:
-                undo()
+                try:
+                    undo()
+                except RelumeError as error:
+                    outcome, stays = "kept", f"it harmed and could not be undone: {error}"
+            note = "; ".join(filter(None, (act.note, blind, stays)))
             self._acts[i] = replace(act, outcome=outcome, loss_after=after, alive=alive, note=note)
             if act.kind == "revive":
                 self._count(act)
@@ -162,7 +190,9 @@ class Guard(Watch):
     # Acts
 
     def _do(self, intent: Intent) -> Act:
-        act = Act(self.step, intent.kind, "", intent.why, intent.units, loss_before=self._losses.recent(self._start))
+        what = self._words(intent.kind, intent.units)
+        before = self._losses.recent(self._start)
+        act = Act(self.step, intent.kind, what, intent.why, intent.units, loss_before=before)
         for site in intent.units or ("",):
             self._touched[site] = self._window_now
         try:
@@ -174,7 +204,18 @@ class Guard(Watch):
                 self._revived[site] = self._revived.get(site, 0) + 1
                 if intent.kind == "convert":
                     self._converted.add(site)
-            return replace(act, what=act.what or intent.kind, outcome="failed", note=str(error))
+            return replace(act, outcome="failed", note=str(error))
+
+    def _words(self, kind: str, units: Mapping[str, tuple[int, ...]]) -> str:
+        if kind == "revive":
+            sites = ", ".join(f"{len(own)} of '{site}'" for site, own in units.items()) or "none"
+            return f"revive {sites} by {self.policy.method}"
+        if kind == "convert":
+            return f"convert '{next(iter(units))}' to {self.policy.to}"
+        if kind == "lr":
+            rate = max((rate for held in self._held for rate in held.rates), default=math.nan)
+            return f"lower the learning rate from {rate:.3g} to {rate * self.policy.lr_factor:.3g}"
+        return "clip the gradient's norm" if kind == "clip" else "switch weight decay off"
 
     @property
     def _start(self) -> int:
@@ -187,8 +228,6 @@ class Guard(Watch):
         return act
 
     def _revive(self, act: Act) -> Act:
-        sites = ", ".join(f"{len(units)} of '{site}'" for site, units in act.units.items())
-        act = replace(act, what=f"revive {sites} by {self.policy.method}")
         if self.policy.dry:
             return replace(act, outcome="would")
         batches = None if self._batch is None else [self._batch_as_batch()]
@@ -230,8 +269,7 @@ class Guard(Watch):
             for revival in reversed(done):
                 revival.undo()
 
-        sites = ", ".join(f"{len(units)} of '{site}'" for site, units in treated.items()) or "none"
-        what = f"revive {sites} by {self.policy.method}"
+        what = self._words("revive", treated)
         act = replace(act, what=what, units=treated, difference=max(changes, default=math.nan), note="; ".join(refused))
         return self._pending(act, undo)
 
@@ -248,12 +286,10 @@ class Guard(Watch):
 
     def _batch_as_batch(self) -> Any:
         assert self._batch is not None
-        args, kwargs = self._batch
-        return kwargs if kwargs and not args else args
+        return as_batch(compiled.original(self.model), *self._batch)
 
     def _convert(self, act: Act) -> Act:
         (site,) = act.units
-        act = replace(act, what=f"convert '{site}' to {self.policy.to}")
         if self.policy.dry:
             self._converted.add(site)
             return replace(act, outcome="would")
@@ -266,8 +302,9 @@ class Guard(Watch):
 
     def _lower(self, act: Act) -> Act:
         policy, kind = self.policy, act.kind
-        self._lowered[kind] = self._lowered.get(kind, 0) + 1
-        self._since = self.step
+        if kind == "decay" and not any(held.decays for held in self._held):
+            self._lowered[kind] = policy.tries
+            raise RelumeError("no optimizer here has any: what pulls the weights in must be a penalty in the loss")
         if kind == "clip":
             limit = self._usual_gradient() * policy.clip_factor
             if not math.isfinite(limit) or limit <= 0:
@@ -276,9 +313,8 @@ class Guard(Watch):
             act = replace(act, what=f"clip the gradient's norm at {limit:.3g}")
         else:
             old = [getattr(held, kind) for held in self._held]
-            rates = [rate for held in self._held for rate in held.rates]
-            cut = f"lower the learning rate from {max(rates):.3g} to {max(rates) * policy.lr_factor:.3g}"
-            act = replace(act, what=cut if kind == "lr" else "switch weight decay off")
+        self._lowered[kind] = self._lowered.get(kind, 0) + 1
+        self._since = self.step
         if policy.dry:
             return replace(act, outcome="would")
         for held in self._held:
@@ -307,3 +343,7 @@ class Guard(Watch):
             if squares and all(map(math.isfinite, squares)):
                 norms.append(math.sqrt(sum(squares)))
         return sorted(norms)[len(norms) // 2] if norms else math.nan
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -42,6 +42,11 @@ class Held:
         factor = 1 if self._put_back else self.lr  # in the midst of a step it is in place
         return [float(group["lr"]) * factor for group in self.optimizer.param_groups if "lr" in group]
 
+    @property
+    def decays(self) -> bool:
+        """Does any of its parameters decay?"""
+        return any(float(group.get("weight_decay", 0)) != 0 for group in self.optimizer.param_groups)
+
     def release(self) -> None:
         """From now on the optimizer's own settings hold. Idempotent."""
         self._restore()

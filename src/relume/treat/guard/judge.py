@@ -31,8 +31,8 @@ class Losses:
             self._found = next(filter(_of_training, values), None)
         if self._found is not None and self._found in values:
             if not self._rows:
-                self._first = float(values[self._found])
-            self._rows.append((step, float(values[self._found])))
+                self._first = values[self._found]
+            self._rows.append((step, values[self._found]))
 
     @property
     def diverged(self) -> bool:

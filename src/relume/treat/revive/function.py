@@ -65,8 +65,9 @@ def revive(
             zero; `std`), "resample" (towards inputs of high loss; `loss`, `norm`, `decoder`), or a `Continual`.
         units: "dead" (the default), "dormant" (score ≤ tau), or a dict from site names to unit numbers.
         preserve: keep the function. False writes even where it changes.
-        batches: as for `relume.census`; the first shows the structure, all are used to measure. Left out, only
-            units between neighbours in an `nn.Sequential` can be revived.
+        batches: as for `relume.census`; the first shows the structure, all are used to measure. A unit that the census
+            has as dead and that fires on the first is left alone, as `Revival.notes` then says. Left out, only units
+            between neighbours in an `nn.Sequential` can be revived.
         tau: threshold of "dormant".
         seed, generator: of all that is drawn; the global random state stays as it is. Default: seed 0.
         tolerance: largest change of the output allowed, by its largest value; default 1e-6 in float32, in other types
@@ -119,10 +120,15 @@ def revive(
     drawn = generator.get_state()
     edits = Edits()
     done: list[_Done] = []
+    left: list[str] = []
     try:
         if batches is not None:
             anatomy = Anatomy(model, batches, axis=axis, input_axis=input_axis)
             checks.check_sites(anatomy, census, chosen)
+            if preserve and units in (None, "dead"):
+                chosen, left = _silent(anatomy, chosen)
+                if not any(chosen.values()):
+                    return Revival(method, preserve, (), notes=tuple(left))
             shown: Iterable[tuple[Anatomy, dict[str, list[int]]]] = [(anatomy, chosen)]
         else:
             shown = list(chains.anatomies(model, census, chosen, generator))
@@ -145,7 +151,7 @@ def revive(
         tuple(dict.fromkeys(r for d in done for r in d.reset)),
         max((d.change or 0.0 for d in measured), default=None),
         max((d.relative or 0.0 for d in measured), default=None),
-        tuple(n for d in done for n in d.notes),
+        (*left, *(n for d in done for n in d.notes)),
         edits,
     )
 
@@ -225,6 +231,21 @@ def _chosen(census: Census | None, units: Any, tau: float) -> dict[str, list[int
             name = census[name].name
         chosen[name] = sorted(set(numbers))
     return {k: v for k, v in chosen.items() if v}
+
+
+def _silent(anatomy: Anatomy, chosen: Mapping[str, list[int]]) -> tuple[dict[str, list[int]], list[str]]:
+    """Without the units that fire on these batches: a census of other inputs, or of earlier weights, misses them."""
+    kept, left = {}, []
+    for name, numbers in chosen.items():
+        varies = anatomy.sites[name].varies
+        kept[name] = [n for n in numbers if not (varies and varies[n])]
+        n = len(numbers) - len(kept[name])
+        if n:
+            left.append(
+                f"{n} of the {len(numbers)} units of '{name}' that the census has as dead fire on these batches; "
+                "left alone"
+            )
+    return kept, left
 
 
 def _write(
