@@ -49,8 +49,9 @@ def sentence(code: str, site: Site, units: int, steps: tuple[int, int], evidence
         return f"{who} faded away under weight decay {e['weight_decay']}: {left}{_share_of_decay(e, evidence)}."
     if code == "norm-collapse":
         return (
-            f"{who} were buried by their normalization: β moved them by {e['by_beta']}, γ by {e['by_gamma']}, of a "
-            f"fall of {e['mean_fall']} in mean pre-activation."
+            f"{who} were buried by their normalization: their spread went from {e['std_before']} to {e['std_after']}, "
+            f"their mean pre-activation moved by {e.part('mean_fall')}, "
+            f"of which β {e['by_beta']} and γ {e['by_gamma']}."
         )
     if code == "upstream-cascade":
         lost = evidence.get("lost_below", 0.0)
