@@ -44,7 +44,8 @@ class ReviveAtTheEndOf:
         self.method = method
 
     def __call__(self, model: nn.Module, optimizer: torch.optim.Optimizer, data: Digits, epoch: int) -> None:
-        if epoch % 5 == 4:
+        diverged = not all(bool(p.isfinite().all()) for p in model.parameters())
+        if epoch % 5 == 4 and not diverged:  # a person could only begin anew
             census = relume.census(model, data.x.split(BATCH))
             if census.dead:
                 relume.revive(

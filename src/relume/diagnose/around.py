@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from relume.diagnose.steps import Settings, Steps
 
 _Array = npt.NDArray[np.float64]
+StepSeries = dict[str, dict[str, _Array]]
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,14 @@ class Surroundings:
         steps: of the optimizer.
         producers: of the site.
         below: of the sites below.
+        series: what the steps say of each producer, as far as it has been looked up; shared by sites of one moment.
     """
 
-    def __init__(self, steps: Steps, producers: Sequence[str], below: Sequence[str] = ()) -> None:
+    def __init__(
+        self, steps: Steps, producers: Sequence[str], below: Sequence[str] = (), series: StepSeries | None = None
+    ) -> None:
         self._steps, self._names, self._below = steps, tuple(producers), tuple(below)
-        self._series: dict[str, dict[str, _Array]] = {}
+        self._series: StepSeries = {} if series is None else series
         self._known: dict[tuple[int, int, int], Around] = {}
 
     def of(self, from_step: int, last_from: int, to_step: int) -> Around:

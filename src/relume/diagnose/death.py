@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from relume.diagnose.around import Around, Surroundings
+from relume.diagnose.around import Around, StepSeries, Surroundings
 from relume.diagnose.attribution import PARTS
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def deaths_of(
     died_at: Tensor,
     units: Tensor,
     below: Sequence[str] = (),
+    series_of_steps: StepSeries | None = None,
 ) -> list[Death]:
     """How some units of a site died.
 
@@ -130,8 +131,9 @@ def deaths_of(
         died_at: int64 [units of the site], the last step at which each fired.
         units: int64, indices of those asked for.
         below: producers of the sites below.
+        series_of_steps: as for `Surroundings`.
     """
-    near = Surroundings(steps, producers, below)
+    near = Surroundings(steps, producers, below, series_of_steps)
     site = _Site(series)
     deaths: list[Death] = []
     for chosen in units.split(TOGETHER):

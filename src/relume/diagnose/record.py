@@ -7,6 +7,7 @@ than more. Where the ring or the windows end, so does what can be said.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 
 from relume.census import Timeline
 from relume.census.counts import NEVER
+from relume.diagnose.around import StepSeries
 from relume.diagnose.below import Flow
 from relume.diagnose.course import course_of, with_course
 from relume.diagnose.death import deaths_of
@@ -181,10 +183,12 @@ class Record:
 
     def window(self, watch: Watch, window: Window) -> None:
         """A window has ended."""
+        known: StepSeries = {}
+        flow = functools.cache(self._flow)  # the same for all sites in which units died
         with apart():
             for name, trace in self.traces.items():
                 if name in watch.timelines:
-                    self._bury(trace, watch.timelines[name])
+                    self._bury(trace, watch.timelines[name], known, flow)
                 trace.end_window()
         while self.nbytes > self._limit or any(t.kept_windows > WINDOWS_LIMIT for t in self.traces.values()):
             if all(t.kept_windows <= 2 for t in self.traces.values()):
@@ -207,7 +211,7 @@ class Record:
             raise error
         self._tell(error)
 
-    def _bury(self, trace: Trace, timeline: Timeline) -> None:
+    def _bury(self, trace: Trace, timeline: Timeline, known: StepSeries, flow: Callable[[], Flow]) -> None:
         """Write down how the units died that did so in this window, while the ring still tells of it."""
         if not timeline.dead.any():
             return
@@ -216,8 +220,8 @@ class Record:
         new = (timeline.dead & (timeline.died_at >= 0) & (timeline.died_at != trace.buried)).nonzero().flatten()
         if len(new):
             series = trace.series()
-            below = self._flow().producers_below(trace.site.name)
-            found = deaths_of(series, self.steps, trace.producers, timeline.died_at, new, below)
+            below = flow().producers_below(trace.site.name)
+            found = deaths_of(series, self.steps, trace.producers, timeline.died_at, new, below, known)
             trace.deaths |= dict(zip(new.tolist(), found, strict=True))
             trace.courses = with_course(trace.courses, course_of(series, found, new))
             trace.buried[new] = timeline.died_at[new]
