@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,13 +14,10 @@ from relume.census import SiteCensus
 from relume.errors import NoSitesError
 from relume.lab.member import MIN_INPUTS, Member
 from relume.lab.result import Curves, Result, SiteSummary
-from relume.lab.setup import data_of, model_of, order_of, window_ends
-from relume.lab.tasks import Part, Task
+from relume.lab.setup import AT_ONCE, data_of, lesson_of, model_of, window_ends
+from relume.lab.tasks.task import PARTS
 from relume.treat.guard import guard
 from relume.watch import Watch, census, watch
-
-# Inputs in a pass of evaluation.
-_AT_ONCE = 512
 
 
 def run_member(member: Member, *, diagnose: bool = True) -> Result:
@@ -45,13 +42,14 @@ def train_alone(member: Member, *, diagnose: bool = True) -> tuple[Result, nn.Mo
         torch.manual_seed(member.seed)
         task, split = data_of(member)
         model = model_of(member, task, split)
+        lesson = lesson_of(member, task, split, model)
         optimizer = optimizer_of(member, model)
         losses: list[Tensor] = []
         validation: list[float] = []
         with _watched(member, model, optimizer, diagnose) as watched:
             penalty = _penalty(member, model)
-            for step, rows in enumerate(order_of(member, len(split.train.x))):
-                loss = task.loss(model(task.at(split.train.x[rows], step)), split.train.y[rows])
+            for step in range(member.steps):
+                loss = lesson.loss(step)
                 optimizer.zero_grad()
                 (loss if penalty is None else loss + 0.1 * penalty()).backward()
                 optimizer.step()
@@ -59,13 +57,10 @@ def train_alone(member: Member, *, diagnose: bool = True) -> tuple[Result, nn.Mo
                 if member.treatment.startswith("guard"):
                     watched.log(loss=float(loss.detach()))
                 if window_ends(member, step + 1):
-                    validation.append(_score(task, model, split.validation, step))
+                    validation.append(lesson.score("validation", step))
         last = member.steps - 1
-        scores = {
-            name: _score(task, model, part, last)
-            for name, part in (("train", split.train), ("validation", split.validation), ("test", split.test))
-        }
-        at_end = _census_at_end(model, task.at(split.train.x, last))
+        scores: dict[str, float] = {part: lesson.score(part, last) for part in PARTS}
+        at_end = _census_at_end(model, lesson.inputs(last))
         causes = _causes(watched) if diagnose else None
     trained = torch.stack(losses).double()
     ends = [done for done in range(1, member.steps + 1) if window_ends(member, done)]
@@ -108,23 +103,10 @@ def _penalty(member: Member, model: nn.Module) -> Callable[[], Tensor] | None:
     return LivenessPenalty(model)
 
 
-def _score(task: Task, model: nn.Module, part: Part, step: int) -> float:
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        outputs = torch.cat([model(x) for x in _chunks(task.at(part.x, step))])
-    model.train(training)
-    return task.score(outputs, part.y)
-
-
-def _chunks(x: Tensor) -> Sequence[Tensor]:
-    return x.split(_AT_ONCE)  # type: ignore[no-any-return]
-
-
 def _census_at_end(model: nn.Module, x: Tensor) -> tuple[SiteCensus, ...]:
     """Of all training inputs, in evaluation; empty where the network applies no activation that relume knows."""
     try:
-        return census(model, _chunks(x), min_inputs=min(MIN_INPUTS, len(x))).sites
+        return census(model, x.split(AT_ONCE), min_inputs=min(MIN_INPUTS, len(x))).sites
     except NoSitesError:
         return ()
 

@@ -16,7 +16,7 @@ from relume.lab.member import MAY_DIFFER, MIN_INPUTS, Member
 from relume.lab.result import Curves, Result, SiteSummary
 from relume.lab.setup import data_of, model_of, order_of, window_ends
 from relume.lab.tasks import Part, Split, Task
-from relume.lab.together import Network
+from relume.lab.together import CantStackError, Network
 
 # Numbers of a hidden layer, of all members, in a pass of evaluation.
 _AT_ONCE = 2**20
@@ -34,7 +34,8 @@ def run_batched(members: Sequence[Member]) -> list[Result]:
 
     Raises:
         RelumeError: they are not of one shape, have a treatment, or (`CantStackError`) have a network that can't be
-            stacked: a transformer, an activation that draws at random. `run_member` takes these.
+            stacked (a transformer, an activation that draws at random) or learns from its own play. `run_member` takes
+            these.
         MissingExtraError: what the task's data come from is not installed.
     """
     return [result for result, _ in train_together(members)]
@@ -50,6 +51,8 @@ def train_together(members: Sequence[Member]) -> list[tuple[Result, nn.Module]]:
     places = sorted(range(len(members)), key=lambda i: members[i].activation)
     ordered = [members[i] for i in places]
     task, split = data_of(members[0])
+    if task.kind == "control":
+        raise CantStackError(f"each member of '{task.name}' learns from its own play: use run_member")
     with torch.random.fork_rng(devices=[]):
         models = [model_of(member, task, split) for member in ordered]
         network = Network(models, ordered)
@@ -95,7 +98,9 @@ def _train(network: Network, members: Sequence[Member], task: Task, split: Split
     for step, rows in enumerate(orders):
         batch = task.at(x.index_select(0, rows), step).unflatten(0, (len(members), -1))
         output = network(batch, training=True, observing=step if step % of.every == 0 else None)
-        losses = task.losses(output.flatten(0, 1), y.index_select(0, rows)).view(len(members), -1).mean(1)
+        each = task.losses(output.flatten(0, 1), y.index_select(0, rows)).view(len(members), -1)
+        burden = task.burden(*network.code())
+        losses = (each if burden is None else each + burden).mean(1)
         network.parameters.step(losses.sum())
         course.losses[step] = losses.detach()
         if window_ends(of, step + 1):

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from relume.lab import tasks
 from relume.lab.member import Member
 from relume.lab.tasks import Part, Split, Task
+from relume.lab.tasks.task import Lesson, PartName
+
+# Inputs in a pass of evaluation.
+AT_ONCE = 512
 
 
 def data_of(member: Member) -> tuple[Task, Split]:
@@ -36,6 +40,37 @@ def model_of(member: Member, task: Task, split: Split) -> nn.Module:
         seed=member.seed,
         batch=split.train.x,
     )
+
+
+def lesson_of(member: Member, task: Task, split: Split, model: nn.Module) -> Lesson:
+    """How a member's model is taught: as the task says, else by rows of the data."""
+    own = task.lesson(model, batch=member.batch, steps=member.steps, seed=member.seed, split=member.split)
+    return _Rows(member, task, split, model) if own is None else own
+
+
+class _Rows:
+    """A `Lesson` by rows of the data, epoch by epoch."""
+
+    def __init__(self, member: Member, task: Task, split: Split, model: nn.Module) -> None:
+        self.task, self.split, self.model = task, split, model
+        self.order = order_of(member, len(split.train.x))
+
+    def loss(self, step: int) -> Tensor:
+        x, y = self.split.train
+        rows = self.order[step]
+        return self.task.batch_loss(self.model, self.task.at(x[rows], step), y[rows])
+
+    def score(self, part: PartName, step: int) -> float:
+        x, y = getattr(self.split, part)
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            outputs = torch.cat([self.model(some) for some in self.task.at(x, step).split(AT_ONCE)])
+        self.model.train(training)
+        return self.task.score(outputs, y)
+
+    def inputs(self, step: int) -> Tensor:
+        return self.task.at(self.split.train.x, step)
 
 
 def order_of(member: Member, inputs: int) -> Tensor:

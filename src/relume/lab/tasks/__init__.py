@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import functools
 
-from relume.lab.tasks import curves, digits, text
+from relume.lab.tasks import complaints, control, curves, dictionary, digits, real, speech, text
 from relume.lab.tasks.initialize import INITS as INITS
 from relume.lab.tasks.networks import NORMS as NORMS
 from relume.lab.tasks.networks import Choice as Choice
@@ -20,7 +20,7 @@ from relume.lab.tasks.task import Part as Part
 from relume.lab.tasks.task import Split as Split
 from relume.lab.tasks.task import Task as Task
 
-_FILES = (digits, curves, text)
+_FILES = (digits, curves, text, complaints, speech, dictionary, control, real)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from relume.lab.tasks.initialize import initialize
 from relume.lab.tasks.networks import Choice
 
-Kind = Literal["classification", "regression", "reconstruction"]
+Kind = Literal["classification", "regression", "reconstruction", "control"]
+PartName = Literal["train", "validation", "test"]
+PARTS: tuple[PartName, ...] = ("train", "validation", "test")
 # Inputs that a data-dependent initialization looks at.
 _LOOKED_AT = 256
 _FEW = 256
@@ -57,14 +59,27 @@ class Split:
         return cls(*(Part(x[rows], y[rows]) for rows in (order[:a], order[a:b], order[b:])))
 
 
+class Lesson(Protocol):
+    """One model's training: the batch of each step, how the model is judged, what the census at the end looks at."""
+
+    def loss(self, step: int) -> Tensor:
+        """The mean loss of a step's batch, by one forward pass of the model with gradients. Steps come in order."""
+
+    def score(self, part: PartName, step: int) -> float:
+        """The task's metric on a part, as the task stands at a step. The model is left in the mode it was in."""
+
+    def inputs(self, step: int) -> Tensor:
+        """All inputs that training has drawn its batches from, as they are at a step."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a network is to learn.
 
     Attributes:
         name: by which `tasks.get` finds it.
-        kind: "classification", "regression" or "reconstruction".
-        metric: what `score` is: "accuracy", "rmse", or "unexplained" (share of the variance).
+        kind: "classification", "regression", "reconstruction" or "control".
+        metric: what `score` is: "accuracy", "rmse", "unexplained" (share of the variance), or "return" (of an episode).
         higher_is_better: of the metric.
         outputs: numbers that a model gives for an input: classes, or values.
         about: the data and where they come from, in a sentence or two.
@@ -134,6 +149,30 @@ class Task:
     def at(self, x: Tensor, step: int) -> Tensor:
         """Inputs as they are at a training step; a continual task changes them as it goes on. Any leading axes."""
         return x
+
+    def lesson(self, model: nn.Module, *, batch: int, steps: int, seed: int, split: int) -> Lesson | None:
+        """How a model is taught where its batches come from what it does; None where they are rows of the data.
+
+        Args:
+            batch: inputs in a step.
+            steps: that there will be.
+            seed: of the training.
+            split: seed of what it is judged by, as in `data`.
+        """
+        return None
+
+    def burden(self, code: Tensor, decoder: Tensor) -> Tensor | None:
+        """What is added to each input's loss for what the output layer reads; None: nothing.
+
+        Args:
+            code: that it reads, [..., inputs, width].
+            decoder: its weights, [..., outputs, width].
+        """
+        return None
+
+    def batch_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The mean loss of a batch, its burden included, by one forward pass."""
+        return self.loss(model(x), y)
 
     def losses(self, output: Tensor, y: Tensor) -> Tensor:
         """What training lowers the mean of, for each input: shape [inputs]."""

@@ -11,7 +11,7 @@ from relume.activations import activation_of
 from relume.census import SiteCensus, Timeline
 from relume.lab.member import Member
 from relume.lab.together.activations import Site
-from relume.lab.together.layers import CantStackError, Layer, stacked
+from relume.lab.together.layers import CantStackError, Layer, Linear, stacked
 from relume.lab.together.parameters import Parameters
 
 
@@ -55,8 +55,16 @@ class Network:
         for site in self.sites:
             site.observing = observing
         for layer in self.layers:
-            x = layer(x, training)
+            self._read, x = x, layer(x, training)
         return x
+
+    def code(self) -> tuple[Tensor, Tensor]:
+        """What the output layer, a linear one, has read in the latest pass, [members, inputs, width], and its weights,
+        [members, outputs, width]."""
+        out = self.layers[-1]
+        assert isinstance(out, Linear)
+        assert out.weight is not None
+        return self._read, self.parameters[out.weight].transpose(1, 2)
 
     def end_window(self) -> Tensor:
         """End a window of the census; each member's dead units, of all sites: int64 [members]."""
