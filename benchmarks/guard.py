@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,10 @@ class ReviveAtTheEndOf:
         if epoch % 5 == 4 and not diverged:  # a person could only begin anew
             census = relume.census(model, data.x.split(BATCH))
             if census.dead:
-                relume.revive(
-                    model, census, optimizer=optimizer, method=self.method, batches=[data.x[:256]], seed=epoch
-                )
+                with suppress(relume.RelumeError):  # outputs may have become infinite, though weights are finite
+                    relume.revive(
+                        model, census, optimizer=optimizer, method=self.method, batches=[data.x[:256]], seed=epoch
+                    )
 
 
 def variants(lr: float) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from relume.commands.compact import compact
 from relume.commands.diagnose import diagnose
 from relume.commands.reproduce import reproduce
 from relume.commands.revive import revive
+from relume.commands.study import study
 from relume.errors import RelumeError
 from relume.launch.program import Start
 
@@ -225,6 +226,7 @@ app.command()(diagnose)
 app.command()(compact)
 app.command()(revive)
 app.command()(reproduce)
+app.command()(study)
 
 
 def _print_json(value: Any) -> None:

@@ -94,7 +94,7 @@ class Member:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Member:
