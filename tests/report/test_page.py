@@ -108,14 +108,20 @@ def test_a_large_run_makes_a_page_below_one_megabyte(tmp_path):
                 x = torch.relu(layer(x))
             return x
 
-    model = Deep()
-    with relume.watch(model, every=1, window=1, min_inputs=8) as watch:
-        for _ in range(150):
-            with torch.no_grad():  # worst case for the strips: nothing stays as it was
-                for layer in model.layers:
-                    layer.bias.normal_(0, 1)
-            model(torch.randn(8, 8)).sum().backward()
-    path = write_html(watch, tmp_path / "large.html")
+    def trained(windows):
+        model = Deep()
+        with relume.watch(model, every=1, window=1, min_inputs=8, diagnose=windows < 20) as watch:
+            for _ in range(windows):
+                with torch.no_grad():  # worst case for the strips: nothing stays as it was
+                    for layer in model.layers:
+                        layer.bias.normal_(0, 1)
+                model(torch.randn(8, 8)).sum().backward()
+        return watch
+
+    # Findings of many sites, as a short run has them: to record the deaths of 100 sites in each window takes long.
+    findings = trained(10).diagnose()
+    assert len({f.site for f in findings}) > 50
+    path = write_html(trained(150), tmp_path / "large.html", findings=findings)
     assert path.stat().st_size < 2**20
     assert "120 of 150 windows are drawn" in path.read_text()
 
