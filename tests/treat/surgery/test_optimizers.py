@@ -86,6 +86,9 @@ def test_just_the_entries_of_revived_units_are_as_at_the_start(name):
             changed = mine.get(id(p), torch.zeros_like(p, dtype=torch.bool))
             assert torch.equal(after[~changed], was[~changed])
             start = p.detach() if key == "ax" else torch.full_like(p, STARTS.get((name, key), 0.0))
+            if key in ("exp_avg_sq", "max_exp_avg_sq", "square_avg") and name != "Adadelta" and changed.any():
+                start = torch.full_like(p, float(was[~changed & (was > 0)].double().mean()))
+                assert (start > 0).all()
             assert torch.equal(after[changed], start[changed]), key
     now = [s["step"] for s in optimizer.state.values() if "step" in s]
     assert all(torch.as_tensor(a).equal(torch.as_tensor(b)) for a, b in zip(counts, now, strict=True))
@@ -116,6 +119,38 @@ def test_a_revived_unit_does_not_jump_by_old_moments():
     model(x).square().mean().backward()
     optimizer.step()
     assert float((model[0].weight - before)[1].abs().max()) < 1
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW fused", "RMSprop"])
+def test_the_steps_after_a_revival_late_in_training_are_no_larger_than_others(name):
+    """With second moments at 0 and counts of steps that go on they would be up to 6.6 times the rate; RMSprop's 10."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = OPTIMIZERS[name](model.parameters())
+    optimizer.param_groups[0]["lr"] = 1e-3
+    x = torch.randn(64, 6)
+
+    def step():
+        before = model[0].weight.detach().clone()
+        optimizer.zero_grad()
+        (model(x) - torch.randn(64, 3)).square().mean().backward()  # noise: gradients stay of one size
+        optimizer.step()
+        return (model[0].weight.detach() - before).abs()
+
+    usual = torch.stack([step().max() for _ in range(300)])[-100:]
+    with torch.no_grad():
+        model[0].bias[[1, 4]] = -100
+    relume.revive(model, relume.census(model, [x], min_inputs=1), optimizer, batches=[x])
+    revived = max(float(step()[[1, 4]].max()) for _ in range(20))
+    assert 0 < revived <= 1.5 * float(usual.max())
+
+
+def test_a_parameter_without_other_entries_starts_with_empty_second_moments():
+    model, optimizer, x = trained(OPTIMIZERS["Adam"])
+    with torch.no_grad():
+        model[0].bias.fill_(-100)
+    relume.revive(model, relume.census(model, [x], min_inputs=1), optimizer, batches=[x])
+    assert not optimizer.state[model[0].weight]["exp_avg_sq"].any()
 
 
 def test_a_gradient_not_yet_used_is_forgotten_too():

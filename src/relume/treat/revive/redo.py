@@ -1,10 +1,11 @@
 """`redo`: incoming weights drawn anew (ReDo; Sokar, Agarwal, Castro and Evci 2023, arXiv 2302.12902).
 
-As in the reference code (google/dopamine, labs/redo/weight_recyclers.py): bias 0, outgoing weights 0, moments of these
-entries 0, step counts kept. It draws Glorot-uniform; here the layer's own initializer is the default, as the paper
-says ("the original weight distribution"), and `init="xavier"` is the code's. The paper's networks have no batch
-norm: here scale and shift of the units' channels go back to 1 and 0, without which no weight could revive a unit whose
-shift has sunk below its scale, and the running statistics of those channels are taken from the batches.
+As in the reference code (google/dopamine, labs/redo/weight_recyclers.py): bias 0, outgoing weights 0, first moments of
+these entries 0, step counts kept. The code has second moments at 0 too; ours begin at those of other entries (see
+`surgery/optimizers.py`). It draws Glorot-uniform; here the layer's own initializer is the default, as the paper says
+("the original weight distribution"), and `init="xavier"` is the code's. The paper's networks have no batch norm: here
+scale and shift of the units' channels go back to 1 and 0, without which no weight could revive a unit whose shift has
+sunk below its scale, and the running statistics of those channels are taken from the batches.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What an optimizer remembers of single entries of a parameter, forgotten: moments to what they are at the start.
 
-Counts of steps are kept per tensor, not per entry, and stay as they are, as in the reference code of ReDo (Sokar et
-al. 2023). So Adam's first step after a reset has the size of a late one with empty moments:
-(1 − β₁) / √(1 − β₂) times the learning rate, 3.2 at the defaults.
+Counts of steps are kept per tensor, not per entry, and stay as they are. With an empty second moment, as in the
+reference code of ReDo (Sokar et al. 2023), Adam's next steps would be those of a late step with empty moments: 3.2
+times the learning rate at once and up to 6.6 times a few steps on, since nothing corrects for the start any more. So
+second moments begin at the mean of the parameter's other entries.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _WEIGHTS = {
     "ax", "z", "master_param", "master_params", "master_weight", "fp32_param", "fp32_params", "param_fp32",
     "slow_param", "slow_params", "slow_buffer", "slow_weights", "cached_params", "anchor", "ema",
 }  # fmt: skip
+# Running means of squared gradients that steps are divided by.
+_SECOND = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 # Learning rates per entry, which start at the group's.
 _RATES = {"step_size"}
 
@@ -131,7 +134,8 @@ class OptimizerStates:
             if kept is not parameter:
                 edits.write(kept, numbers, _entries(parameter, numbers))
                 done.append(f"{type(optimizer).__name__} master copy")
-            for key, value in _state(optimizer, kept).items():
+            state = _state(optimizer, kept)
+            for key, value in state.items():
                 if not isinstance(value, Tensor) or value.shape != kept.shape or not value.is_floating_point():
                     continue
                 if value.dim() == 0 and key == "step":
@@ -139,6 +143,8 @@ class OptimizerStates:
                 start: Tensor | float = 0.0
                 if key in _WEIGHTS or key in copies.get(id(optimizer), ()):
                     start = _entries(parameter, numbers)
+                elif key in _SECOND and "acc_delta" not in state:  # Adadelta's steps begin small
+                    start = _usual(value, numbers)
                 elif key in _RATES:
                     start = float(optimizer.param_groups[group]["lr"])
                 elif key == "sum":
@@ -159,6 +165,15 @@ def _state(optimizer: Any, parameter: Tensor) -> dict[str, Any]:
     state = optimizer.state
     found = state.get(parameter, {}) if hasattr(state, "get") else {}
     return found if isinstance(found, dict) else {}
+
+
+def _usual(moment: Tensor, numbers: Tensor) -> float:
+    """Mean of the other entries, but for those of units that get no gradient and have none; 0 where all are such."""
+    others = torch.ones(moment.shape, dtype=torch.bool, device=moment.device).flatten()
+    others[numbers.to(moment.device)] = False
+    known = moment.detach().flatten()[others]
+    known = known[(known > 0) & known.isfinite()]
+    return float(known.double().mean()) if len(known) else 0.0
 
 
 def _entries(tensor: Tensor, numbers: Tensor) -> Tensor:
