@@ -156,6 +156,6 @@ def test_latents_die_unless_the_activations_are_centred_or_the_penalty_holds_the
 
 
 def test_guard_revives_latents(plain):
-    guarded = run_member(Member("sae", **DYING, treatment="guard-full"), diagnose=False)
+    guarded = run_member(Member("sae", **DYING, treatment="guard"), diagnose=False)
     assert guarded.dead < plain[0].dead / 2
     assert guarded.scores["test"] < plain[0].scores["test"]
