@@ -145,6 +145,18 @@ def test_the_steps_after_a_revival_late_in_training_are_no_larger_than_others(na
     assert 0 < revived <= 1.5 * float(usual.max())
 
 
+def test_the_published_way_is_there_for_those_who_ask():
+    model, optimizer, x = trained(OPTIMIZERS["Adam"])
+    census = relume.census(model, [x], min_inputs=1)
+    with pytest.raises(ValueError, match="second_moments is 'mean' or 'zero', not 'none'"):
+        relume.revive(model, census, optimizer, batches=[x], second_moments="none")
+    relume.revive(model, census, optimizer, batches=[x], second_moments="zero")
+    assert not optimizer.state[model[0].weight]["exp_avg_sq"][[1, 4]].any()
+    assert relume.treat.revive.Continual().second_moments == "zero"
+    with pytest.raises(ValueError, match="second_moments"):
+        relume.treat.revive.Continual(second_moments="none")
+
+
 def test_a_parameter_without_other_entries_starts_with_empty_second_moments():
     model, optimizer, x = trained(OPTIMIZERS["Adam"])
     with torch.no_grad():

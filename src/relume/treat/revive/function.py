@@ -49,6 +49,7 @@ def revive(
     tolerance: float | None = None,
     axis: int | Mapping[str, int] | None = None,
     input_axis: int | None = None,
+    second_moments: str = "mean",
     **options: Any,
 ) -> Revival:
     """Bring dead units back to life in a live model, in place, while what the model computes stays as it is.
@@ -73,6 +74,9 @@ def revive(
         tolerance: largest change of the output allowed, by its largest value; default 1e-6 in float32, in other types
             8 units in the last place.
         axis, input_axis: as for `relume.census`.
+        second_moments: what the optimizer's running means of squared gradients (Adam, RMSprop) are for the entries
+            written: "mean", of the parameter's other entries; or "zero", as in published code, with which the next
+            steps of these entries are up to 6.6 times as large as others (Adam).
         options: of the method.
 
     Returns:
@@ -113,7 +117,7 @@ def revive(
     chosen = _chosen(census, units, tau)
     if not any(chosen.values()):
         return Revival(method, preserve, (), notes=("the census has no such units",))
-    states = OptimizerStates(model, as_list(optimizer))
+    states = OptimizerStates(model, as_list(optimizer), second_moments)
     checks.check_numbers(model)
     if generator is None:
         generator = torch.Generator().manual_seed(0 if seed is None else seed)

@@ -43,11 +43,19 @@ def as_list(optimizer: Any) -> list[Any]:
 class OptimizerStates:
     """The state that optimizers keep for a model's parameters.
 
+    Args:
+        model, optimizers: see there.
+        second_moments: of entries that are reset: "mean" of the parameter's other entries, or "zero".
+
     Raises:
         RelumeError: an optimizer holds no parameter of the model, nor a copy of one.
+        ValueError: another word for `second_moments`.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Any]) -> None:
+    def __init__(self, model: nn.Module, optimizers: Sequence[Any], second_moments: str = "mean") -> None:
+        if second_moments not in ("mean", "zero"):
+            raise ValueError(f"second_moments is 'mean' or 'zero', not {second_moments!r}")
+        self._empty = second_moments == "zero"
         self.optimizers = list(optimizers)
         self._held: dict[int, list[tuple[Any, int, Tensor]]] = {}
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -143,7 +151,7 @@ class OptimizerStates:
                 start: Tensor | float = 0.0
                 if key in _WEIGHTS or key in copies.get(id(optimizer), ()):
                     start = _entries(parameter, numbers)
-                elif key in _SECOND and "acc_delta" not in state:  # Adadelta's steps begin small
+                elif key in _SECOND and not self._empty and "acc_delta" not in state:  # Adadelta's steps begin small
                     start = _usual(value, numbers)
                 elif key in _RATES:
                     start = float(optimizer.param_groups[group]["lr"])
