@@ -1,6 +1,7 @@
 """`relume study`: what it prints, writes and exits with; Ctrl-C."""
 
 import csv
+import functools
 import json
 import signal
 import subprocess
@@ -112,7 +113,9 @@ def test_a_wrong_config_is_told_with_its_line(config, tmp_path):
 def test_ctrl_c_ends_it_and_what_is_done_is_kept(config, tmp_path):
     path = config("seed = [0, 1]", "seed = { low = 0, high = 999 }")
     command = [sys.executable, "-m", "relume", "study", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A program started in the background of a shell ignores the interrupt, and so do its children.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=listen)
     store = tmp_path / "out" / FILE_NAME
     while process.poll() is None and not (store.exists() and kept_in(store)):
         time.sleep(0.05)

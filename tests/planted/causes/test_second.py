@@ -1,6 +1,6 @@
 """Trainings planted apart from the rules: a right cause comes first, where nothing is the matter none is named.
 
-One seed each; `benchmarks/diagnosis.py --corpus second` runs many and prints the confusion matrix.
+One seed of every second kind; `benchmarks/diagnosis.py --corpus second` runs all, many times, and prints the matrix.
 """
 
 import builtins
