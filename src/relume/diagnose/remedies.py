@@ -14,7 +14,7 @@ _CLIP = Remedy("clip the gradient", "torch.nn.utils.clip_grad_norm_(model.parame
 _LEAKY = Remedy("take an activation whose negative side keeps a gradient", 'relume.convert(model, to="drelu")')
 _CENTRE = Remedy("centre and scale the inputs of the layer, by standardizing the data or by a normalization")
 _INIT = Remedy("initialize anew for the data", "relume.init.lsuv_(model, batches)")
-_REVIVE = Remedy("revive the dead units in place", "relume.revive(model, census, optimizer=optimizer)")
+_REVIVE = Remedy("revive the dead units in place", "relume.revive(model, census, optimizer=optimizer, batches=batches)")
 _DECAY = Remedy("lower the weight decay, or leave this layer out of it")
 
 #: What to do about each cause in general, best first.

@@ -85,3 +85,15 @@ def test_a_remedy_takes_the_weight_decay_of_the_very_group(second):
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.5, 0.0]
     exec(finding.remedies[0].call, {"model": watch.model, "optimizer": optimizer})
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0, 0.0]
+
+
+def test_the_remedy_that_revives_is_a_call_that_does(second):
+    case = next(c for c in second.CASES if c.name.startswith("biases of the lower layer pushed down"))
+    watch = case.run(0)
+    model, (optimizer,) = watch.model, watch.optimizers
+    batches = [torch.randn(512, model[0].in_features)]
+    (call,) = {r.call for f in relume.diagnose(watch) for r in f.remedies if r.call.startswith("relume.revive")}
+    census = relume.census(model, batches)
+    assert census.dead > 32
+    exec(call, {"relume": relume, "model": model, "optimizer": optimizer, "census": census, "batches": batches})
+    assert relume.census(model, batches).dead < census.dead / 2
