@@ -26,6 +26,7 @@ from torch import nn
 
 import relume
 from relume.demo import BATCH, SANE_LR, Digits, DigitsNet
+from relume.lab.stats import interval
 
 Watching = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]]
 
@@ -111,28 +112,13 @@ def train(
     return {"accuracy": accuracy, "dead": census.dead, "units": census.units, "seconds": took, "acts": acts}
 
 
-def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean of the middle half; by whole ranks, as many of each end left out as a quarter holds."""
-    ordered = np.sort(values, axis=axis)
-    out = values.shape[axis] // 4
-    return np.take(ordered, range(out, values.shape[axis] - out), axis=axis).mean(axis)
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Interquartile mean and its 95 % bootstrap interval."""
-    all_ = np.array(values)
-    drawn = np.random.default_rng(0).choice(all_, (10_000, len(all_)))
-    low, high = np.percentile(interquartile_mean(drawn), [2.5, 97.5])
-    return float(interquartile_mean(all_)), float(low), float(high)
-
-
 def show(rows: dict[str, list[dict[str, Any]]]) -> None:
     doomed = [r["accuracy"] for r in rows.get("nothing (doomed)", [])]
     sane = [r["accuracy"] for r in rows.get("sane learning rate", [])]
     print(f"{'':34}{'held-out accuracy':^24}{'dead':>9}{'gap closed':>12}{'≥ 90 %':>9}{'time':>7}")
     base = rows.get("nothing (doomed)", [])
     for name, runs in rows.items():
-        mean, low, high = interval([r["accuracy"] for r in runs])
+        found = interval([r["accuracy"] for r in runs], "iqm", method="percentile", resamples=10_000)
         dead = sum(r["dead"] for r in runs) / sum(r["units"] for r in runs)
         closed = [(r["accuracy"] - d) / (s - d) for r, d, s in zip(runs, doomed, sane, strict=False) if s - d > 0.01]
         gap = f"{np.median(closed):.0%}" if closed else ""
@@ -140,7 +126,8 @@ def show(rows: dict[str, list[dict[str, Any]]]) -> None:
         slower = ""
         if base:
             slower = f"{np.median([r['seconds'] / b['seconds'] for r, b in zip(runs, base, strict=True)]):.2f}×"
-        print(f"{name:34}{mean:7.1%}  [{low:6.1%}, {high:6.1%}]{dead:9.1%}{gap:>12}{often:>9}{slower:>7}")
+        mean = f"{found.estimate:7.1%}  [{found.low:6.1%}, {found.high:6.1%}]"
+        print(f"{name:34}{mean}{dead:9.1%}{gap:>12}{often:>9}{slower:>7}")
 
 
 def main() -> None:

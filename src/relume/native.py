@@ -68,10 +68,15 @@ def _built(source: Path, compiler: str, flags: Sequence[str], tuned: Sequence[Se
     raise OSError("no folder to keep it in can be written")
 
 
-def _folders() -> list[Path]:
+def cache() -> Path:
+    """relume's folder among the user's caches; it may not be there yet."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "relume"
+
+
+def _folders() -> list[Path]:
     uid = os.getuid() if hasattr(os, "getuid") else "user"
-    return [Path(home) / "relume", Path(tempfile.gettempdir()) / f"relume-{uid}"]
+    return [cache(), Path(tempfile.gettempdir()) / f"relume-{uid}"]
 
 
 def _mine(folder: Path) -> bool:

@@ -21,17 +21,18 @@ _ASIDE = 1e-6  # of a jump
 
 _Piece = list[tuple[float, float]]
 
-# Colours are those of the report, light and dark.
+# Colours are those of the report, light and dark; for drawings that stand alone.
+LIGHT = "--page: #fbfaf7; --ink: #1d2026; --soft: #5c626d; --grid: #eceae4; --night: #efece4;"
+DARK = "--page: #16181d; --ink: #eceae4; --soft: #a3a8b2; --grid: #2a2e36;\n  --night: #33373f;"
 _STYLE = """
-svg { --page: #fbfaf7; --ink: #1d2026; --soft: #5c626d; --grid: #eceae4; --night: #efece4; --f: #2b6cb0; --d: #b3261e;
+svg { LIGHT --f: #2b6cb0; --d: #b3261e;
   font: 11px system-ui, "DejaVu Sans", sans-serif; }
-@media (prefers-color-scheme: dark) { svg { --page: #16181d; --ink: #eceae4; --soft: #a3a8b2; --grid: #2a2e36;
-  --night: #33373f; --f: #7ab7ff; --d: #ff8a80; } }
+@media (prefers-color-scheme: dark) { svg { DARK --f: #7ab7ff; --d: #ff8a80; } }
 .page { fill: var(--page); } .name { font-weight: 600; font-size: 13px; fill: var(--ink); } text { fill: var(--soft); }
 .flat { fill: var(--night); } .grid { stroke: var(--grid); } .axis { stroke: var(--soft); stroke-width: .8; }
 .f, .d { fill: none; stroke-linejoin: round; } .f { stroke: var(--f); stroke-width: 2.2; }
 .d { stroke: var(--d); stroke-width: 1.5; stroke-dasharray: 5 3; } .x { text-anchor: middle; } .y { text-anchor: end; }
-"""
+""".replace("LIGHT", LIGHT).replace("DARK", DARK)
 
 
 def svg(activations: Sequence[Activation]) -> str:

@@ -122,6 +122,19 @@ def checksum(row: Sequence[Any]) -> int:
     return zlib.crc32(pending.encode(), total)
 
 
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """What is written in it is committed as a whole at its end, or not at all."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
 class Writer:
     """Writes one run, to a file that must not exist yet.
 
@@ -164,7 +177,7 @@ class Writer:
             self._db.execute("PRAGMA wal_autocheckpoint=256")  # pages: 4 MiB of log
             self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version={FORMAT}")
-            with self._transaction():
+            with transaction(self._db):
                 for name, (columns, key) in _TABLES.items():
                     body = ", ".join(f"{column} NOT NULL" for column in (*columns, "checksum INTEGER"))
                     # Rows with arrays are long, which SQLite keeps well only in a table with row ids.
@@ -192,21 +205,10 @@ class Writer:
     def amend(self, diagnosis: Entries) -> None:
         """Commit what is new of what diagnosis keeps, and nothing else."""
         rows = dict(self._rows)
-        with self._transaction():
+        with transaction(self._db):
             rows["diagnosis"] += self._put_entries(diagnosis)
             self._put_about({}, rows)
         self._rows = rows
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     def _put(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
         places = ", ".join("?" * (len(_TABLES[table][0]) + 1))
@@ -248,7 +250,7 @@ class Writer:
         self._check_still_there()
         rows = dict(self._rows)
         new_notes = notes[rows["notes"] :]
-        with self._transaction():
+        with transaction(self._db):
             self._put(
                 "sites",
                 [

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from relume.activations.plot import DARK, LIGHT
 from relume.lab.stats import Interval
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _HEAD, _FOOT = 720, 230, 60, 22, 46, 26
 _TALL, _TOP = 230, 20
 
-# Colours are those of the report, light and dark; outcomes also differ in shape.
+# Outcomes also differ in shape.
 _STYLE = """
-svg { --page: #fbfaf7; --ink: #1d2026; --soft: #5c626d; --grid: #eceae4; --night: #efece4; --a: #2b6cb0; --b: #b3261e;
+svg { LIGHT --a: #2b6cb0; --b: #b3261e;
   --c: #8a6d00; --d: #6b4fa0;
   font: 12px system-ui, "DejaVu Sans", sans-serif; }
-@media (prefers-color-scheme: dark) { svg { --page: #16181d; --ink: #eceae4; --soft: #a3a8b2; --grid: #2a2e36;
-  --night: #33373f; --a: #7ab7ff; --b: #ff8a80; --c: #e0bf4d; --d: #c3a6ff; } }
+@media (prefers-color-scheme: dark) { svg { DARK --a: #7ab7ff; --b: #ff8a80; --c: #e0bf4d; --d: #c3a6ff; } }
 .page { fill: var(--page); } .name { font-weight: 600; fill: var(--ink); } text { fill: var(--soft); }
 .label { fill: var(--ink); text-anchor: end; } .x { text-anchor: middle; } .y { text-anchor: end; }
 .band { fill: var(--night); } .grid { stroke: var(--grid); } .axis { stroke: var(--soft); stroke-width: .8; }
@@ -27,7 +27,7 @@ svg { --page: #fbfaf7; --ink: #1d2026; --soft: #5c626d; --grid: #eceae4; --night
 .a { stroke: var(--a); } .b { stroke: var(--b); } .c { stroke: var(--c); }
 .d { stroke: var(--d); } .full { stroke: none; } .a.full { fill: var(--a); } .b.full { fill: var(--b); }
 .open { fill: var(--page); } .part { stroke: var(--soft); stroke-width: 1.2; } .bar { stroke-width: 1.2; }
-"""
+""".replace("LIGHT", LIGHT).replace("DARK", DARK)
 _COLOUR = {"supported": "a", "contradicted": "b", "undecided": "c"}
 
 

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 
 from relume.lab.reproduce.digits import digits
 from relume.lab.reproduce.redo import network
-from relume.lab.reproduce.reproduction import Progress, Row, Rows, statement
-from relume.lab.stats import Interval, compare, interval
-from relume.lab.verdicts import Claim
+from relume.lab.reproduce.reproduction import Progress, Rows, statements
+from relume.lab.stats import compare, interval
 from relume.treat.revive import Continual
 from relume.watch import census
 
@@ -45,9 +44,7 @@ def run(full: bool = False, seed: int = 0, progress: Progress = lambda done, wha
         f"relume.treat.revive.Continual; early and late: first and last {part} tasks; {len(seeds)} seeds."
     )
 
-    def row(text: str, support: str, effect: Interval, says: str = "more", margin: float = 0.0) -> Row:
-        return statement(Claim("dohare", text, SOURCE, support, says, margin), effect, ran)  # type: ignore[arg-type]
-
+    row = statements("dohare", SOURCE, ran)
     rows = (
         row("Backpropagation loses plasticity: it learns later tasks worse than early ones.",
             "accuracy in points, early less late, backpropagation",

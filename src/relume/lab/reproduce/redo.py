@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relume.lab.reproduce.digits import digits
-from relume.lab.reproduce.reproduction import Progress, Row, Rows, statement
-from relume.lab.stats import Interval, compare, interval
-from relume.lab.verdicts import Claim
+from relume.lab.reproduce.reproduction import Progress, Rows, statements
+from relume.lab.stats import compare, interval
 from relume.treat.revive import revive
 from relume.watch import census
 
@@ -44,11 +43,9 @@ def run(full: bool = False, seed: int = 0, progress: Progress = lambda done, wha
         f"{len(seeds)} seeds."
     )
 
-    def row(text: str, support: str, effect: Interval, says: str = "more", margin: float = 0.0) -> Row:
-        return statement(Claim("redo", text, SOURCE, support, says, margin), effect, ran)  # type: ignore[arg-type]
-
     last = {arm: d[:, -1] for arm, d in dormant.items()}
     rise = {arm: d[:, -1] - d[:, 0] for arm, d in dormant.items()}
+    row = statements("redo", SOURCE, ran)
     rows = (
         row("The share of dormant units grows when targets move.",
             "dormant share after the last labels less that after the first", interval(rise["moving"], "mean")),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from relume.lab.stats.interval import Interval
-from relume.lab.verdicts import Claim, verdict
+from relume.lab.verdicts import Claim, Says, verdict
 
 #: Told how far a reproduction is, 0 to 1, and what it does.
 Progress = Callable[[float, str], None]
@@ -99,3 +99,12 @@ def statement(claim: Claim, effect: Interval, ran: str, *, what: str = "", same_
     found = verdict(claim, effect, ran)
     agrees = {"supported": True, "contradicted": False, "undecided": None}[found.outcome]
     return Row(what or claim.support, claim.text, effect, agrees, found.why, same_setting)
+
+
+def statements(id_: str, source: str, ran: str) -> Callable[..., Row]:
+    """Makes rows of what one source says, of text, what would support it, effect, `says` and `margin`."""
+
+    def row(text: str, support: str, effect: Interval, says: Says = "more", margin: float = 0.0) -> Row:
+        return statement(Claim(id_, text, source, support, says, margin), effect, ran)
+
+    return row

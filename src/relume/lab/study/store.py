@@ -21,7 +21,7 @@ from relume.lab.runners.work import Outcome
 from relume.lab.study.claims import Claims
 from relume.lab.study.errors import StoreError
 from relume.lab.study.rows import Head, head_of, packed, read_head, result_of
-from relume.watch.store import checksum
+from relume.watch.store import checksum, transaction
 
 FORMAT = 1
 APPLICATION_ID = 0x72656C73  # "rels", in the SQLite header
@@ -119,24 +119,13 @@ class Store:
         self._db.execute(f"PRAGMA page_size={_PAGE}")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        with self._transaction():
+        with transaction(self._db):
             (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if not tables:  # else another process was sooner
                 for table in _TABLES:
                     self._db.execute(table)
                 self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version={FORMAT}")
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     # About
 
@@ -149,7 +138,7 @@ class Store:
     def set_about(self, about: Mapping[str, Any]) -> None:
         """Keep that too."""
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in about.items()]
-        with self._told("write"), self._transaction():
+        with self._told("write"), transaction(self._db):
             self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?, ?)", ((*r, checksum(r)) for r in rows))
 
     # Results
@@ -165,7 +154,7 @@ class Store:
             now = self.path.stat()
             if (now.st_ino, now.st_dev) != (self._file.st_ino, self._file.st_dev):
                 raise StoreError(f"can't write {self.path}: another file is in its place")
-            with self._transaction():
+            with transaction(self._db):
                 for run, details in rows:
                     landed = self._db.execute(_PUT_RUN, run).rowcount
                     if landed and details is not None:
@@ -232,7 +221,7 @@ class Store:
     def add_trials(self, family: str, first: int, points: Sequence[Mapping[str, Any]]) -> None:
         """Name points. Where another process has named those of these numbers before, its points stay."""
         rows = [(family, first + i, json.dumps(point)) for i, point in enumerate(points)]
-        with self._told("write"), self._transaction():
+        with self._told("write"), transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?)", ((*r, checksum(r)) for r in rows))
 
     # Claims
@@ -244,7 +233,7 @@ class Store:
             diagnose: a result without a diagnosis does not count.
             again: a failed one does not count.
         """
-        with self._told("write"), self._transaction():
+        with self._told("write"), transaction(self._db):
             done = set()
             for key in keys:
                 row = self._db.execute("SELECT status, diagnosed FROM runs WHERE key = ?", (key,)).fetchone()
@@ -254,7 +243,7 @@ class Store:
 
     def release(self) -> None:
         """Let go of all members that were claimed and not run."""
-        with self._told("write"), self._transaction():
+        with self._told("write"), transaction(self._db):
             self.claims.drop()
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ import ast
 import functools
 import re
 import sysconfig
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import nn
 from relume.errors import RelumeError
 from relume.lab.tasks.networks import Choice, Transformer, text_mlp
 from relume.lab.tasks.task import Kind, Part, Split, Task
+from relume.lab.tasks.words import Vocabulary
 
 # Modules by topic; those that a Python lacks are left out.
 TOPICS: dict[str, tuple[str, ...]] = {
@@ -33,7 +33,6 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "files": ("tarfile", "zipfile", "pathlib", "_pyio", "shutil", "tempfile", "gzip", "os", "codecs", "configparser"),
 }
 VOCABULARY, LENGTH = 2000, 32
-_UNKNOWN = 1  # 0 fills up
 _LEAST_WORDS = 4
 _LEAST_TEXTS = 500
 
@@ -134,19 +133,9 @@ class DocstringKinds(Docstrings):
 def _tokens(task: Docstrings, seed: int) -> Split:
     texts = task.texts(seed)
     rows = Split.of(torch.arange(len(texts)), torch.tensor([label for _, label in texts]), seed)
-    counted = Counter(word for i in rows.train.x.tolist() for word in texts[i][0])
-    # The most frequent first, by the alphabet where they are equally frequent.
-    known = sorted(counted, key=lambda word: (-counted[word], word))[: VOCABULARY - 2]
-    number = {word: n for n, word in enumerate(known, start=2)}
-
-    def part(of: Part) -> Part:
-        x = torch.zeros(len(of.x), LENGTH, dtype=torch.int64)
-        for row, i in enumerate(of.x.tolist()):
-            words = texts[i][0]
-            x[row, : len(words)] = torch.tensor([number.get(word, _UNKNOWN) for word in words])
-        return Part(x, of.y)
-
-    return Split(part(rows.train), part(rows.validation), part(rows.test))
+    parts = [([texts[i][0] for i in part.x.tolist()], part.y) for part in (rows.train, rows.validation, rows.test)]
+    vocabulary = Vocabulary(parts[0][0], VOCABULARY, LENGTH)
+    return Split(*(Part(vocabulary.rows(said), y) for said, y in parts))
 
 
 TASKS = (Docstrings(), DocstringsTransformer(), DocstringKinds())

@@ -74,8 +74,7 @@ def check_made(patient: Patient) -> None:
 
 def check_constant(anatomy: Anatomy, chosen: Mapping[str, Sequence[int]]) -> None:
     for name, numbers in chosen.items():
-        varies = anatomy.sites[name].varies
-        firing = [n for n in numbers if varies and varies[n]]
+        firing = anatomy.sites[name].firing(numbers)
         if firing and not anatomy.made_up:
             raise RelumeError(
                 f"unit {firing[0]} of '{name}' says different things for different inputs of these batches, so that "

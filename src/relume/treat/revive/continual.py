@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from relume.treat.surgery import Anatomy
+from relume.treat.surgery.optimizers import known_start
 from relume.watch import arguments
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ class Continual:
         self.maturity = arguments.positive("maturity", maturity)
         self.decay = arguments.share("decay", decay)
         self.adapt = adapt
-        if second_moments not in ("mean", "zero"):
-            raise ValueError(f"second_moments is 'mean' or 'zero', not {second_moments!r}")
-        self.second_moments = second_moments
+        self.second_moments = known_start(second_moments)
         self._generator = torch.Generator().manual_seed(seed)
         self._utility: dict[str, Tensor] = {}
         self._age: dict[str, Tensor] = {}

@@ -241,9 +241,9 @@ def _silent(anatomy: Anatomy, chosen: Mapping[str, list[int]]) -> tuple[dict[str
     """Without the units that fire on these batches: a census of other inputs, or of earlier weights, misses them."""
     kept, left = {}, []
     for name, numbers in chosen.items():
-        varies = anatomy.sites[name].varies
-        kept[name] = [n for n in numbers if not (varies and varies[n])]
-        n = len(numbers) - len(kept[name])
+        firing = anatomy.sites[name].firing(numbers)
+        kept[name] = [n for n in numbers if n not in firing]
+        n = len(firing)
         if n:
             left.append(
                 f"{n} of the {len(numbers)} units of '{name}' that the census has as dead fire on these batches; "

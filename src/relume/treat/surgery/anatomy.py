@@ -5,7 +5,7 @@ what reads it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,10 @@ class SiteSeen:
     made: list[Made] = field(default_factory=list)
     varies: list[bool] = field(default_factory=list)
     size: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def firing(self, units: Sequence[int]) -> list[int]:
+        """Those of the units whose output is not constant."""
+        return [n for n in units if self.varies and self.varies[n]]
 
 
 class Anatomy:

@@ -28,6 +28,13 @@ _SECOND = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 _RATES = {"step_size"}
 
 
+def known_start(second_moments: str) -> str:
+    """What second moments may begin as; ValueError for anything else."""
+    if second_moments not in ("mean", "zero"):
+        raise ValueError(f"second_moments is 'mean' or 'zero', not {second_moments!r}")
+    return second_moments
+
+
 def as_list(optimizer: Any) -> list[Any]:
     """None, one optimizer, or several; each unwrapped (accelerate's, for one)."""
     found = [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
@@ -53,9 +60,7 @@ class OptimizerStates:
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Any], second_moments: str = "mean") -> None:
-        if second_moments not in ("mean", "zero"):
-            raise ValueError(f"second_moments is 'mean' or 'zero', not {second_moments!r}")
-        self._empty = second_moments == "zero"
+        self._empty = known_start(second_moments) == "zero"
         self.optimizers = list(optimizers)
         self._held: dict[int, list[tuple[Any, int, Tensor]]] = {}
         self._names = {id(p): name for name, p in model.named_parameters()}

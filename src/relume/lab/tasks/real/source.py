@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from relume import native
 from relume.errors import RelumeError
 from relume.lab.tasks.parts import distinct
 from relume.lab.tasks.task import Split, Task
@@ -36,8 +37,7 @@ class Raw(NamedTuple):
 
 def folder() -> Path:
     """Where data are looked for: `RELUME_DATA`, else `relume/data` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(os.environ.get("RELUME_DATA") or Path(home) / "relume" / "data")
+    return Path(os.environ.get("RELUME_DATA") or native.cache() / "data")
 
 
 @dataclass(frozen=True)
